@@ -1,0 +1,1 @@
+"""Tritone's importable core: what the models of the Triton repository share."""
