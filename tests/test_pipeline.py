@@ -1,0 +1,183 @@
+"""The pipeline with scripted models behind it: which model is asked what, and how the answers become speech."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tritone.spark_tts.facts import ModelFacts
+from tritone.spark_tts.models import SparkTtsModels, Tensors
+from tritone.spark_tts.pipeline import Pipeline
+from tritone.spark_tts.prompts import Prompts, Style
+from tritone.spark_tts.request import ControlledVoice, ReferenceVoice, Sampling, SynthesisRequest
+from tritone.voices import TokenVoice
+from tritone.windows import StreamSettings
+
+FACTS = ModelFacts(
+    sample_rate_hz=16000,
+    samples_per_token=320,
+    num_reference_samples=96000,
+    normalize_volume=True,
+    num_global_codes=4096,
+    num_semantic_codes=8192,
+    receptive_field_tokens=5,
+)
+SPEAKER = np.arange(32, dtype=np.int32)
+SAID = np.array([9, 8, 7], np.int32)
+
+
+class ScriptedModels:
+    """Stands in for the served models: a language model that counts up, a vocoder that writes its tokens as samples."""
+
+    def __init__(self, prompts: Prompts, num_semantic: int = 100, wrong_id: int | None = None) -> None:
+        self.tokens = prompts.tokens
+        self.num_semantic = num_semantic
+        self.wrong_id = wrong_id
+        self.calls: list[str] = []
+        self.lm_requests: list[dict[str, np.ndarray]] = []
+        self.num_stopped = 0
+
+    async def call(self, model: str, inputs: Tensors, outputs: list[str]) -> dict[str, np.ndarray]:
+        self.calls.append(model)
+        if model == "vocoder":
+            return {"waveform": np.repeat(inputs["semantic_tokens"].astype(np.float32), 320, axis=1)}
+        return {"global_tokens": SPEAKER[None], "semantic_tokens": SAID[None]}
+
+    async def stream(
+        self, model: str, inputs: Tensors, outputs: list[str], stop: Tensors
+    ) -> AsyncGenerator[dict[str, np.ndarray], None]:
+        self.lm_requests.append(dict(inputs))
+        num_ids, t = int(inputs["request_output_len"][0]), self.tokens
+        previous = inputs["input_ids"][-1]
+        if self.wrong_id is not None:
+            ids = [self.wrong_id]
+        elif previous == t.start_acoustic:
+            ids = [t.pitch_values[250]]
+        elif previous in t.pitch_values:
+            ids = [t.speed_values[4]]
+        elif previous == t.start_global:
+            ids = [t.global_tokens[value] for value in SPEAKER]
+        else:
+            ids = [*t.semantic_tokens[: min(self.num_semantic, num_ids)], t.im_end][:num_ids]
+        ended = False
+        try:
+            for start in range(0, len(ids), 7):
+                group = np.array([ids[start : start + 7]], np.int32)
+                yield {"output_ids": group, "sequence_length": np.array([group.shape[1]], np.int32)}
+                await asyncio.sleep(0)
+            ended = True
+        finally:
+            self.num_stopped += not ended
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_checkpoint: Path) -> Prompts:
+    return Prompts(tiny_checkpoint / "LLM" / "tokenizer.json")
+
+
+def pipeline(prompts: Prompts, models: ScriptedModels) -> Pipeline:
+    settings = StreamSettings(first_chunk=10, growth=2, max_chunk=40, look_ahead=6, fade=2)
+    return Pipeline(SparkTtsModels(models), prompts, FACTS, settings)
+
+
+def request(voice: ReferenceVoice | TokenVoice | ControlledVoice, **values: object) -> SynthesisRequest:
+    defaults = {"text": "hello", "sampling": Sampling(seed=1), "max_audio_s": 60.0}
+    return SynthesisRequest(voice=voice, **{**defaults, **values})  # type: ignore[arg-type]
+
+
+WAVEFORM = np.ones(32000, np.float32)
+
+
+def test_cloning_without_a_transcript_needs_no_semantic_encoder(prompts: Prompts) -> None:
+    models = ScriptedModels(prompts)
+    asyncio.run(pipeline(prompts, models).whole(request(ReferenceVoice(WAVEFORM, None))))
+    assert models.calls == ["speaker_encoder", "vocoder"]
+    assert models.lm_requests[0]["input_ids"].tolist() == prompts.clone("hello", TokenVoice(SPEAKER))
+
+
+def test_cloning_with_a_transcript_continues_the_reference(prompts: Prompts) -> None:
+    models = ScriptedModels(prompts)
+    speech = asyncio.run(pipeline(prompts, models).whole(request(ReferenceVoice(WAVEFORM, "hi. "))))
+    assert models.calls == ["audio_tokenizer", "vocoder"]
+    assert models.lm_requests[0]["input_ids"].tolist() == prompts.clone("hello", TokenVoice(SPEAKER, SAID, "hi. "))
+    assert len(speech.waveform) == 100 * 320  # the reference itself is not spoken again
+
+
+def test_a_voice_given_as_tokens_needs_no_encoder(prompts: Prompts) -> None:
+    models = ScriptedModels(prompts)
+    asyncio.run(pipeline(prompts, models).whole(request(TokenVoice(SPEAKER))))
+    assert models.calls == ["vocoder"]
+
+
+def test_a_controlled_voice_is_generated_phase_by_phase(prompts: Prompts) -> None:
+    models, t = ScriptedModels(prompts), prompts.tokens
+    voice = ControlledVoice(Style(0, 3, 1), None, None)
+    speech = asyncio.run(pipeline(prompts, models).whole(request(voice)))
+    lengths = [int(lm_request["request_output_len"][0]) for lm_request in models.lm_requests]
+    assert lengths == [1, 1, 32, 3000]
+    chain = [t.pitch_values[250], t.speed_values[4], t.end_acoustic, t.start_global]
+    chain += [*(t.global_tokens[value] for value in SPEAKER), t.end_global, t.start_semantic]
+    assert models.lm_requests[-1]["input_ids"].tolist() == prompts.controlled("hello", voice.style) + chain
+    assert speech.global_tokens is not None and speech.global_tokens.tolist() == SPEAKER.tolist()
+
+
+@pytest.mark.parametrize(("pitch_value", "speed_value", "num_phases"), [(240, 5, 2), (240, None, 3), (None, 5, 3)])
+def test_fine_values_take_the_place_of_generated_ones(
+    prompts: Prompts, pitch_value: int | None, speed_value: int | None, num_phases: int
+) -> None:
+    models, t = ScriptedModels(prompts), prompts.tokens
+    asyncio.run(pipeline(prompts, models).whole(request(ControlledVoice(Style(0, 3, 1), pitch_value, speed_value))))
+    assert len(models.lm_requests) == num_phases
+    prompt = models.lm_requests[-1]["input_ids"].tolist()
+    assert t.pitch_values[pitch_value or 250] in prompt
+    assert t.speed_values[speed_value or 4] in prompt
+
+
+@pytest.mark.parametrize("num_semantic", [1, 9, 10, 16, 17, 30, 31, 32, 250, 1000])
+def test_a_stream_says_what_the_whole_says(prompts: Prompts, num_semantic: int) -> None:
+    voice = request(TokenVoice(SPEAKER))
+    whole = asyncio.run(pipeline(prompts, ScriptedModels(prompts, num_semantic)).whole(voice))
+
+    async def collect() -> list[np.ndarray]:
+        stream = pipeline(prompts, ScriptedModels(prompts, num_semantic)).stream(voice)
+        pieces = [speech async for speech in stream]
+        assert [piece.semantic_tokens is not None for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert pieces[-1].semantic_tokens is not None
+        np.testing.assert_array_equal(pieces[-1].semantic_tokens, np.arange(num_semantic))
+        return [piece.waveform for piece in pieces]
+
+    np.testing.assert_array_equal(np.concatenate(asyncio.run(collect())), whole.waveform)
+
+
+def test_speech_ends_at_the_requested_length(prompts: Prompts) -> None:
+    models = ScriptedModels(prompts, num_semantic=100_000)
+    speech = asyncio.run(pipeline(prompts, models).whole(request(TokenVoice(SPEAKER), max_audio_s=2.0)))
+    assert len(speech.waveform) == 2 * 16000
+
+
+def test_a_seed_reaches_the_language_model_and_none_varies(prompts: Prompts) -> None:
+    models = ScriptedModels(prompts)
+    for sampling in (Sampling(seed=42), Sampling(), Sampling()):
+        asyncio.run(pipeline(prompts, models).whole(request(TokenVoice(SPEAKER), sampling=sampling)))
+    seeds = [int(lm_request["seed"][0]) for lm_request in models.lm_requests]
+    assert seeds[0] == 42 and len(set(seeds)) == 3
+
+
+def test_closing_a_stream_stops_the_language_model(prompts: Prompts) -> None:
+    models = ScriptedModels(prompts, num_semantic=1000)
+
+    async def take_one() -> None:
+        async with aclosing(pipeline(prompts, models).stream(request(TokenVoice(SPEAKER)))) as stream:
+            await anext(stream)
+
+    asyncio.run(take_one())
+    assert models.num_stopped == 1
+
+
+def test_an_id_outside_the_phase_is_an_error_not_speech(prompts: Prompts) -> None:
+    models = ScriptedModels(prompts, wrong_id=prompts.tokens.global_tokens[0])
+    with pytest.raises(RuntimeError, match="outside"):
+        asyncio.run(pipeline(prompts, models).whole(request(TokenVoice(SPEAKER))))

@@ -1,0 +1,1 @@
+"""What is true of Spark-TTS alone: its tokens, its prompts, its pipeline."""

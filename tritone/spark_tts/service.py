@@ -1,0 +1,68 @@
+"""What the two public models share: the parser and the pipeline of one built model repository."""
+
+import dataclasses
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from tritone.spark_tts.facts import ModelFacts
+from tritone.spark_tts.models import Inference, SparkTtsModels, Tensors
+from tritone.spark_tts.pipeline import Pipeline, Speech
+from tritone.spark_tts.prompts import Prompts
+from tritone.spark_tts.request import Limits, RequestParser
+from tritone.voices import VoiceLibrary
+from tritone.windows import StreamSettings
+
+VOICES_DIR_VARIABLE = "VOICES_DIR"
+DEFAULT_VOICES_DIR = "voices"
+
+Settings = TypeVar("Settings", Limits, StreamSettings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """Parses requests and speaks them."""
+
+    parser: RequestParser
+    pipeline: Pipeline
+
+    @classmethod
+    def load(cls, directory: Path, parameters: Mapping[str, str], inference: Inference) -> "Service":
+        """
+        Args:
+            directory: holds `tokenizer.json` and `model.json`, as `build_engines` writes them.
+            parameters: of the model's config.pbtxt; those named like a field of `Limits` or `StreamSettings` count.
+            inference: how the pipeline calls its models.
+        """
+        facts = ModelFacts.load(directory)
+        prompts = Prompts(directory / "tokenizer.json")
+        voices = VoiceLibrary(Path(os.environ.get(VOICES_DIR_VARIABLE, DEFAULT_VOICES_DIR)))
+        parser = RequestParser(prompts.tokens, voices, _settings(Limits, parameters), facts.sample_rate_hz)
+        models = SparkTtsModels(inference)
+        return cls(parser, Pipeline(models, prompts, facts, _settings(StreamSettings, parameters)))
+
+    async def whole(self, inputs: Tensors) -> AsyncGenerator[dict[str, np.ndarray], None]:
+        """The one response of the unary model."""
+        yield _response(await self.pipeline.whole(self.parser.parse(inputs)))
+
+    async def stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, np.ndarray], None]:
+        """The responses of the streaming model."""
+        async with aclosing(self.pipeline.stream(self.parser.parse(inputs))) as pieces:
+            async for speech in pieces:
+                yield _response(speech)
+
+
+def _response(speech: Speech) -> dict[str, np.ndarray]:
+    """Tensors [1, n], by name."""
+    return {name: array[None] for name, array in vars(speech).items() if array is not None}
+
+
+def _settings(kind: type[Settings], parameters: Mapping[str, str]) -> Settings:
+    """A settings dataclass with the fields that `parameters` name, each read as its default's type."""
+    default = kind()
+    names = [field.name for field in dataclasses.fields(kind) if field.name in parameters]
+    return dataclasses.replace(default, **{name: type(getattr(default, name))(parameters[name]) for name in names})
