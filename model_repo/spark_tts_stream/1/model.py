@@ -1,0 +1,18 @@
+"""Text and a voice in, speech out in pieces that a client only concatenates."""
+
+import triton_python_backend_utils as pb_utils
+
+from tritone.spark_tts.service import Service
+from tritone.triton import BlsInference, RequestLoop, parameters, version_dir
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        settings = parameters(args)
+        inference = BlsInference(int(settings["max_concurrent_calls"]))
+        self._service = Service.load(version_dir(args), settings, inference)
+        self._requests = RequestLoop(args)
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
+        for request in requests:
+            self._requests.serve(request, self._service.stream)

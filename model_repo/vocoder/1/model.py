@@ -1,0 +1,14 @@
+"""The tokens of a voice and of what it says in, a waveform out."""
+
+import triton_python_backend_utils as pb_utils
+
+from tritone.spark_tts.codec import Vocoder
+from tritone.triton import parameters, respond_in_batch, version_dir
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        self._vocoder = Vocoder.load(version_dir(args), parameters(args))
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        return respond_in_batch(requests, self._vocoder.rows, self._vocoder.run, "waveform")
