@@ -1,5 +1,7 @@
 """The adapter between Triton's Python backend and the rest: the only module that knows `pb_utils`."""
 
+from __future__ import annotations  # the stub fills `pb_utils` only after it has imported this
+
 import asyncio
 import json
 import logging

@@ -1,5 +1,7 @@
 """Reference audio in, the semantic tokens of what it says out."""
 
+from __future__ import annotations  # the stub fills `pb_utils` only after it has imported this
+
 import triton_python_backend_utils as pb_utils
 
 from tritone.spark_tts.codec import SemanticEncoder

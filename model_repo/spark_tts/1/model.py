@@ -1,5 +1,7 @@
 """Text and a voice in, all of the speech out."""
 
+from __future__ import annotations  # the stub fills `pb_utils` only after it has imported this
+
 import triton_python_backend_utils as pb_utils
 
 from tritone.spark_tts.service import Service
