@@ -1,0 +1,1 @@
+"""Spark-TTS's codec networks in PyTorch, each file one block of the published diagrams."""

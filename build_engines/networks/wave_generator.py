@@ -1,0 +1,100 @@
+"""The wave generator: transposed convolutions raise the frame rate step by step to the sample rate."""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from build_engines import layout
+from build_engines.layout import Config
+
+
+class WaveGenerator(nn.Module):
+    """Features [batch, channels, frames] -> samples [batch, frames * hop] in -1..1."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        kernel_size = layout.WAVE_KERNEL_SIZE
+        stages = list(zip(config["rates"], config["kernel_sizes"], strict=True))
+        channels = [config["channels"] // 2**index for index in range(len(stages) + 1)]
+        blocks = [
+            UpsamplingBlock(in_channels, out_channels, rate, rate_kernel_size)
+            for (in_channels, out_channels), (rate, rate_kernel_size) in zip(pairwise(channels), stages, strict=True)
+        ]
+        self.model = nn.Sequential(
+            nn.Conv1d(config["input_channel"], channels[0], kernel_size, padding=kernel_size // 2),
+            *blocks,
+            Snake(channels[-1]),
+            nn.Conv1d(channels[-1], 1, kernel_size, padding=kernel_size // 2),
+            nn.Tanh(),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.model(features).squeeze(1)
+
+
+class UpsamplingBlock(nn.Module):
+    """`rate` times as many frames of fewer channels, then residual units of growing dilation."""
+
+    def __init__(self, in_channels: int, out_channels: int, rate: int, kernel_size: int) -> None:
+        super().__init__()
+        padding = upsampling_padding(rate, kernel_size)
+        self.block = nn.Sequential(
+            Snake(in_channels),
+            nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=rate, padding=padding),
+            *(ResidualUnit(out_channels, dilation) for dilation in layout.WAVE_DILATIONS),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x)
+
+
+class ResidualUnit(nn.Module):
+    """A dilated and a pointwise convolution behind snakes, added to the input."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        kernel_size = layout.WAVE_KERNEL_SIZE
+        padding = dilation * (kernel_size // 2)
+        self.block = nn.Sequential(
+            Snake(channels),
+            nn.Conv1d(channels, channels, kernel_size, padding=padding, dilation=dilation),
+            Snake(channels),
+            nn.Conv1d(channels, channels, kernel_size=1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.block(x)
+
+
+class Snake(nn.Module):
+    """x + sin(alpha x)^2 / alpha: an activation with a learnt period per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).square()
+
+
+def upsampling_padding(rate: int, kernel_size: int) -> int:
+    """Cuts what a transposed convolution makes beyond `rate` times its input."""
+    return (kernel_size - rate) // 2
+
+
+def wave_generator_field_tokens(config: Config) -> int:
+    """How many tokens to either side of its own a sample depends on, in the wave generator alone."""
+    reach = layout.WAVE_KERNEL_SIZE // 2
+    residual_reach = sum(layout.WAVE_DILATIONS) * reach
+    hop_length = 1
+    for rate in config["rates"]:
+        hop_length *= rate
+    # From the samples of one token back to the tokens they need, stage by stage: `first` and `last` in each rate.
+    first, last = -reach, hop_length - 1 + reach
+    for rate, kernel_size in reversed(list(zip(config["rates"], config["kernel_sizes"], strict=True))):
+        first, last = first - residual_reach, last + residual_reach
+        padding = upsampling_padding(rate, kernel_size)
+        # Input i reaches the outputs i * rate - padding .. i * rate - padding + kernel_size - 1.
+        first, last = -((kernel_size - 1 - padding - first) // rate), (last + padding) // rate
+    return max(reach - first, last + reach)
