@@ -1,0 +1,73 @@
+# Tritone's commands. Each is one line over `python -m ...`, so that each can be run without make too.
+#
+#   make demo                          speak some lines with the demo voice
+#   make serve MODEL_DIR=path/to/dir   serve a checkpoint until Ctrl-C
+#   make serve SIZE=full               serve pseudo-random weights of the published sizes (noise; for measuring)
+#
+# PyTorch is needed to build the engines only, and its CPU build is enough. The package index's own build for Linux
+# brings gigabytes of CUDA libraries along; to get the small one, set PIP_EXTRA_INDEX_URL to PyTorch's own index of
+# CPU builds (its installation page names it): pip heeds that variable by itself.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# tiny or full: pseudo-random weights of that size take the place of MODEL_DIR
+SIZE ?=
+SYNTHETIC := $(SIZE:%=checkpoints/synthetic-%)
+MODEL_DIR ?= $(or $(SYNTHETIC),checkpoints/demo_voice)
+# of the language model: int8 or bf16
+PRECISION ?= int8
+HOST ?= 127.0.0.1
+HTTP_PORT ?= 8000
+GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
+# the stored voices, one JSON file each
+export VOICES_DIR ?= $(CURDIR)/voices
+
+PYTHON ?= python3.11
+VENV_PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+BUILD := $(VENV_PYTHON) -m build_engines
+CHECKPOINT := --model-dir "$(MODEL_DIR)" --precision $(PRECISION)
+
+.PHONY: help setup demo serve build verify download test lint clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## make a virtual environment in .venv with everything in it
+$(INSTALLED): pyproject.toml client/pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(VENV_PYTHON) -m pip install --constraint requirements.lock --editable '.[server,build,dev]' --editable ./client
+	@touch $@
+
+demo: setup $(if $(SIZE),checkpoints/synthetic-$(SIZE)) ## build, serve and speak some lines with the demo voice, into out/
+	$(VENV_PYTHON) -m demo --model-dir "$(MODEL_DIR)"
+
+serve: setup $(SYNTHETIC) ## serve MODEL_DIR on HOST, HTTP_PORT, GRPC_PORT, METRICS_PORT until Ctrl-C; builds what is missing
+	repository=$$($(BUILD) repository $(CHECKPOINT)) && exec $(VENV_PYTHON) -m tritone.serve \
+		--model-repository "$$repository" --host $(HOST) \
+		--http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+
+build: setup $(SYNTHETIC) ## build the engines of MODEL_DIR, or of a synthetic checkpoint: SIZE=tiny, SIZE=full
+	$(BUILD) repository $(CHECKPOINT)
+
+verify: build ## compare every engine of MODEL_DIR with its reference
+	$(BUILD) verify $(CHECKPOINT)
+
+download: setup ## fetch the published checkpoint (3.9 GB, CC BY-NC-SA 4.0) into checkpoints/Spark-TTS-0.5B
+	$(BUILD) download --output-dir checkpoints/Spark-TTS-0.5B
+
+test: setup ## run the tests
+	$(VENV_PYTHON) -m pytest
+
+lint: setup ## check style and types
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+
+clean: ## remove what was built and spoken; checkpoints, voices and .venv stay
+	rm -rf build out
+
+checkpoints/synthetic-%: | setup
+	$(BUILD) synthetic --size $* --output-dir $@
