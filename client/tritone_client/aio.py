@@ -1,0 +1,81 @@
+"""The asyncio client: the synchronous one's methods, awaited."""
+
+from collections.abc import AsyncGenerator
+from typing import Self, Unpack
+
+import grpc.aio
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from tritone_client.errors import rpc_errors_as_tritone_errors
+from tritone_client.messages import (
+    CHANNEL_OPTIONS,
+    STREAM_METADATA,
+    STREAM_MODEL,
+    WHOLE_MODEL,
+    Sampling,
+    decode_speech,
+    decode_stream_response,
+    decode_voice,
+    speech_request,
+    voice_request,
+)
+from tritone_client.speech import Speech
+from tritone_client.voices import ReferenceVoice, TokenVoice, Voice
+
+
+class AsyncTritone:
+    """A connection to a Tritone server, made and used within one running event loop.
+
+    A call whose task is cancelled, and a stream that is closed (aclose(), contextlib.aclosing), is cancelled
+    on the server. Arguments, results and errors are those of Tritone.
+    """
+
+    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None) -> None:
+        self.url = url
+        self.timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._stub = GRPCInferenceServiceStub(self._channel)
+
+    async def synthesize(
+        self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]
+    ) -> Speech:
+        """Speaks `text` and returns the whole utterance; see Tritone.synthesize."""
+        return decode_speech(await self._infer(speech_request(WHOLE_MODEL, text, voice, keep_tokens, sampling)))
+
+    def stream(
+        self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]
+    ) -> AsyncGenerator[Speech]:
+        """Speaks `text` and yields the utterance piece by piece; see Tritone.stream."""
+        return self._stream(speech_request(STREAM_MODEL, text, voice, keep_tokens, sampling))
+
+    async def make_voice(self, reference: ReferenceVoice) -> TokenVoice:
+        """Turns a recording into tokens; see Tritone.make_voice."""
+        return decode_voice(await self._infer(voice_request(reference)), reference)
+
+    async def close(self) -> None:
+        """Closes the connection; what still runs is cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        with rpc_errors_as_tritone_errors(self.url):
+            call = self._stub.ModelInfer(request, timeout=self.timeout_s)
+            try:
+                return await call
+            finally:
+                call.cancel()  # does nothing to a finished call; ends one whose task was cancelled
+
+    async def _stream(self, request: ModelInferRequest) -> AsyncGenerator[Speech]:
+        with rpc_errors_as_tritone_errors(self.url):
+            call = self._stub.ModelStreamInfer(iter([request]), metadata=STREAM_METADATA, timeout=self.timeout_s)
+            try:
+                async for response in call:
+                    yield decode_stream_response(response)
+            finally:
+                call.cancel()

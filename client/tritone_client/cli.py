@@ -1,0 +1,246 @@
+"""The command line `tritone`.
+
+Exit codes: 0 done; 1 the server failed or could not be reached; 2 wrong usage or input; 130 Ctrl-C.
+
+Requests, and nothing else that could wait, run within asyncio.run: it turns Ctrl-C into the cancellation of a task.
+A KeyboardInterrupt within gRPC's Python code could leave a lock locked, and then even the exit hangs.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing
+from pathlib import Path
+from time import perf_counter
+from typing import cast, get_args
+
+from tritone_client.aio import AsyncTritone
+from tritone_client.audio import check_writable_suffix
+from tritone_client.errors import TritoneError
+from tritone_client.messages import SAMPLING_DTYPES, Sampling
+from tritone_client.output import STANDARD_OUTPUT, open_output
+from tritone_client.speech import Speech
+from tritone_client.voices import (
+    ControlledVoice,
+    Gender,
+    Level,
+    ReferenceVoice,
+    StoredVoice,
+    TokenVoice,
+    Voice,
+)
+
+SEMANTIC_TOKENS_PER_SECOND = 50
+
+# Options that only mean something beside another one, by the option that they belong to.
+DEPENDENT_OPTIONS = {
+    "reference": ("transcript",),
+    "gender": ("pitch", "speed", "pitch_value", "speed_value"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; wrong usage raises SystemExit(2), as argparse does."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print("tritone: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the player at the other end of `-o -` is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        print("tritone: standard output was closed", file=sys.stderr)
+        return 2
+    except TritoneError as error:
+        print(f"tritone: {error}", file=sys.stderr)
+        return 2 if error.status == "INVALID_ARGUMENT" else 1
+    except (ValueError, OSError) as error:
+        print(f"tritone: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tritone", description="Speech from a Tritone server.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_say(commands)
+    voice = commands.add_parser(
+        "voice", help="make and inspect voice files", description="Make and inspect voice files."
+    )
+    voice_commands = voice.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_voice_make(voice_commands)
+    _add_voice_show(voice_commands)
+    return parser
+
+
+def _add_say(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "say",
+        help="speak a text into an audio file",
+        description="Speak a text into an audio file, with one of three kinds of voice.",
+        epilog="examples: tritone say 'hello' --reference ann.wav -o hello.wav; "
+        "tritone say 'hello' --gender female --pitch high --stream -o - | aplay",
+    )
+    parser.set_defaults(run=lambda args: say(args, parser))
+    parser.add_argument("text", help="what to say; - reads it from standard input")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="audio file to write, in its suffix's format (.wav, .flac, .mp3, .ogg, ...); - is WAV on stdout",
+    )
+    parser.add_argument("--stream", action="store_true", help="write each piece as soon as it is made")
+    parser.add_argument("--save-voice", metavar="FILE.json", help="also keep the voice that spoke, for --voice")
+    _add_url(parser)
+
+    voice = parser.add_argument_group("voice (one of the first three)")
+    kind = voice.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--reference", metavar="AUDIO", help="clone the voice of this recording")
+    kind.add_argument(
+        "--voice",
+        metavar="VOICE",
+        help="a voice file (FILE.json), or the name of a voice stored on the server",
+    )
+    kind.add_argument("--gender", choices=get_args(Gender), help="make up a voice")
+    voice.add_argument("--transcript", metavar="TEXT", help="with --reference: what the recording says, word for word")
+    voice.add_argument("--pitch", choices=get_args(Level), help="with --gender: moderate unless said")
+    voice.add_argument("--speed", choices=get_args(Level), help="with --gender: moderate unless said")
+    voice.add_argument("--pitch-value", type=int, metavar="MEL", help="with --gender: the exact pitch, 0..1000 mel")
+    voice.add_argument("--speed-value", type=int, metavar="N", help="with --gender: the exact speed, 0..10 syllables/s")
+
+    sampling = parser.add_argument_group("sampling (the server's defaults unless said)")
+    sampling.add_argument("--temperature", type=float, metavar="X", help="how freely tokens are drawn")
+    sampling.add_argument("--top-k", type=int, metavar="N", help="draw from the N likeliest tokens")
+    sampling.add_argument(
+        "--top-p", type=float, metavar="X", help="draw from the likeliest tokens of this total probability"
+    )
+    sampling.add_argument("--repetition-penalty", type=float, metavar="X", help="over 1 discourages repetition")
+    sampling.add_argument("--seed", type=int, metavar="N", help="the same seed repeats the speech (on an idle server)")
+    sampling.add_argument("--max-audio-s", type=float, metavar="SECONDS", help="stop at this length")
+
+
+def _add_voice_make(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "make",
+        help="turn a recording into a voice file",
+        description="Turn a recording into a voice file, for `tritone say --voice` or for the server.",
+    )
+    parser.set_defaults(run=make_voice)
+    parser.add_argument("reference", metavar="AUDIO", help="the recording")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="voice file to write")
+    parser.add_argument(
+        "--transcript",
+        metavar="TEXT",
+        help="what the recording says, word for word; keeps its manner of speaking too",
+    )
+    _add_url(parser)
+
+
+def _add_voice_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("show", help="say what a voice file holds", description="Say what a voice file holds.")
+    parser.set_defaults(run=show_voice)
+    parser.add_argument("voice", metavar="FILE.json", help="the voice file")
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url",
+        default="localhost:8001",
+        metavar="HOST:PORT",
+        help="the server's gRPC endpoint (default: %(default)s)",
+    )
+
+
+def say(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """`tritone say`: one request, its speech into a file, one line about it on standard error."""
+    for owner, dependents in DEPENDENT_OPTIONS.items():
+        for dependent in dependents:
+            if getattr(args, dependent) is not None and getattr(args, owner) is None:
+                parser.error(f"--{dependent.replace('_', '-')} needs --{owner}")
+    if args.output != STANDARD_OUTPUT:
+        check_writable_suffix(args.output)
+    text = sys.stdin.read().strip() if args.text == "-" else args.text
+    voice = _chosen_voice(args)
+    options = {name: getattr(args, name) for name in SAMPLING_DTYPES}
+    sampling = cast(Sampling, {name: value for name, value in options.items() if value is not None})
+
+    started_at = perf_counter()
+    pieces, first_audio_at = asyncio.run(_receive(args, text, voice, sampling))
+    latency_s, first_audio_s = perf_counter() - started_at, first_audio_at - started_at
+    if not any(len(piece.waveform) for piece in pieces):
+        raise TritoneError("INTERNAL", "the server ended the request without any audio")
+    speech = Speech.join(pieces)
+    if args.save_voice is not None:
+        speech.voice().save(args.save_voice)
+    print(
+        f"{args.output}: {speech.duration_s:.2f} s of speech in {latency_s:.2f} s"
+        f" (first audio after {first_audio_s:.2f} s, RTF {latency_s / speech.duration_s:.2f})",
+        file=sys.stderr,
+    )
+
+
+def make_voice(args: argparse.Namespace) -> None:
+    """`tritone voice make`."""
+    reference = ReferenceVoice.from_file(args.reference, args.transcript)
+
+    async def request_voice() -> TokenVoice:
+        async with AsyncTritone(args.url) as tritone:
+            return await tritone.make_voice(reference)
+
+    asyncio.run(request_voice()).save(args.output)
+
+
+def show_voice(args: argparse.Namespace) -> None:
+    """`tritone voice show`."""
+    voice = TokenVoice.load(args.voice)
+    print(f"global tokens: {len(voice.global_tokens)} (the timbre)")
+    if voice.semantic_tokens is None:
+        print("semantic tokens: none (made without a transcript)")
+    else:
+        duration_s = len(voice.semantic_tokens) / SEMANTIC_TOKENS_PER_SECOND
+        print(f"semantic tokens: {len(voice.semantic_tokens)} ({duration_s:.2f} s of speech)")
+        print(f"transcript: {voice.transcript}")
+
+
+def _chosen_voice(args: argparse.Namespace) -> Voice:
+    if args.reference is not None:
+        return ReferenceVoice.from_file(args.reference, args.transcript)
+    if args.gender is not None:
+        return ControlledVoice(
+            args.gender,
+            args.pitch or "moderate",
+            args.speed or "moderate",
+            args.pitch_value,
+            args.speed_value,
+        )
+    return TokenVoice.load(args.voice) if Path(args.voice).suffix == ".json" else StoredVoice(args.voice)
+
+
+async def _receive(args: argparse.Namespace, text: str, voice: Voice, sampling: Sampling) -> tuple[list[Speech], float]:
+    """Writes the speech to the output as it comes; returns its pieces, and when the first one came."""
+    pieces: list[Speech] = []
+    first_audio_at = perf_counter()
+    keep_tokens = args.save_voice is not None
+    async with AsyncTritone(args.url) as tritone:
+        with ExitStack() as open_files:
+            async with aclosing(_speak(tritone, text, voice, args.stream, keep_tokens, sampling)) as speaking:
+                async for piece in speaking:
+                    if not pieces:  # the output is opened only now: a refused request leaves no empty file
+                        first_audio_at = perf_counter()
+                        output = open_files.enter_context(open_output(args.output, sys.stdout.buffer))
+                    output.write(piece.waveform)
+                    pieces.append(piece)
+    return pieces, first_audio_at
+
+
+async def _speak(
+    tritone: AsyncTritone, text: str, voice: Voice, stream: bool, keep_tokens: bool, sampling: Sampling
+) -> AsyncGenerator[Speech]:
+    if stream:
+        async for piece in tritone.stream(text, voice=voice, keep_tokens=keep_tokens, **sampling):
+            yield piece
+    else:
+        yield await tritone.synthesize(text, voice=voice, keep_tokens=keep_tokens, **sampling)

@@ -1,0 +1,131 @@
+"""The synchronous client.
+
+Python raises Ctrl-C's KeyboardInterrupt in the main thread, wherever that is. Within gRPC's own waiting, which is
+Python code, it can leave a lock locked, and then even closing the channel hangs. So callers wait in a SimpleQueue,
+whose waiting is C code that can be interrupted, and other threads fill it.
+"""
+
+from collections.abc import Generator, Iterable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Self, Unpack
+
+import grpc
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from tritone_client.errors import rpc_errors_as_tritone_errors
+from tritone_client.messages import (
+    CHANNEL_OPTIONS,
+    STREAM_METADATA,
+    STREAM_MODEL,
+    WHOLE_MODEL,
+    Sampling,
+    decode_speech,
+    decode_stream_response,
+    decode_voice,
+    speech_request,
+    voice_request,
+)
+from tritone_client.speech import Speech
+from tritone_client.voices import ReferenceVoice, TokenVoice, Voice
+
+
+class Tritone:
+    """A connection to a Tritone server. Several threads may share it; calls and streams run side by side.
+
+    What is left early (Ctrl-C, a stream that is closed or dropped, close()) is cancelled on the server.
+
+    Args:
+        url: host and port of the server's gRPC endpoint. It is contacted by the first request, not here.
+        timeout_s: the longest that a request may take, a stream to its end; None: no limit.
+    """
+
+    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None) -> None:
+        self.url = url
+        self.timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._stub = GRPCInferenceServiceStub(self._channel)
+
+    def synthesize(self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]) -> Speech:
+        """Speaks `text` and returns the whole utterance.
+
+        Args:
+            voice: a ReferenceVoice, TokenVoice, StoredVoice or ControlledVoice.
+            keep_tokens: return the tokens of the speech too, so that its voice can be kept (Speech.voice).
+            sampling: temperature, top_k, top_p, repetition_penalty, seed, max_audio_s.
+
+        Raises:
+            TritoneError: the server refused the request, failed or could not be reached.
+            TypeError, ValueError: an unknown sampling option, or a value that cannot be sent.
+        """
+        return decode_speech(self._infer(speech_request(WHOLE_MODEL, text, voice, keep_tokens, sampling)))
+
+    def stream(
+        self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]
+    ) -> Generator[Speech]:
+        """Speaks `text` and yields the utterance piece by piece, each as soon as it is made.
+
+        The request is sent when the first piece is asked for. Arguments and errors are those of synthesize().
+        """
+        return self._stream(speech_request(STREAM_MODEL, text, voice, keep_tokens, sampling))
+
+    def make_voice(self, reference: ReferenceVoice) -> TokenVoice:
+        """Turns a recording into tokens, so that later requests need not send and analyse it again.
+
+        With a transcript the voice does what the recording and its transcript would do; without one it is the
+        timbre alone.
+
+        Raises:
+            TritoneError: the server refused the request, failed or could not be reached.
+        """
+        return decode_voice(self._infer(voice_request(reference)), reference)
+
+    def close(self) -> None:
+        """Closes the connection; what still runs is cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        with rpc_errors_as_tritone_errors(self.url):
+            call = self._stub.ModelInfer.future(request, timeout=self.timeout_s)
+            finished: SimpleQueue[object] = SimpleQueue()
+            call.add_done_callback(finished.put)
+            try:
+                finished.get()
+                return call.result()
+            finally:
+                call.cancel()  # does nothing to a finished call; ends one that Ctrl-C interrupted
+
+    def _stream(self, request: ModelInferRequest) -> Generator[Speech]:
+        with rpc_errors_as_tritone_errors(self.url):
+            call = self._stub.ModelStreamInfer(iter([request]), metadata=STREAM_METADATA, timeout=self.timeout_s)
+            arrived: _Arrived = SimpleQueue()
+            reader = Thread(target=_read, args=(call, arrived), daemon=True)
+            reader.start()
+            try:
+                while (item := arrived.get()) is not None:
+                    if isinstance(item, grpc.RpcError):
+                        raise item
+                    yield decode_stream_response(item)
+            finally:
+                call.cancel()
+                reader.join()  # a thread that is within gRPC when the interpreter exits can hang it
+
+
+# A stream's responses, then None for its end, or its error.
+_Arrived = SimpleQueue[ModelStreamInferResponse | grpc.RpcError | None]
+
+
+def _read(call: Iterable[ModelStreamInferResponse], arrived: _Arrived) -> None:
+    try:
+        for response in call:
+            arrived.put(response)
+        arrived.put(None)
+    except grpc.RpcError as error:
+        arrived.put(error)

@@ -1,0 +1,124 @@
+"""Requests and responses as Triton's messages: pure functions, the same for both clients.
+
+The messages are tritonclient's generated ones, and so are the gRPC stubs that carry them. tritonclient's own
+client classes are left out: the synchronous one allows a single stream per client object, and the two share
+no interface. Over the stubs each client here is a few lines, and every stream is a gRPC call of its own that
+ends, fails and is cancelled alone.
+"""
+
+from typing import TypedDict
+
+import numpy as np
+from tritonclient.grpc import InferResult
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+
+from tritone_client.errors import TritoneError
+from tritone_client.speech import Speech
+from tritone_client.tensors import number_tensor, text_tensor
+from tritone_client.voices import ReferenceVoice, TokenVoice, Voice
+
+WHOLE_MODEL = "spark_tts"
+STREAM_MODEL = "spark_tts_stream"
+
+# A minute of speech is about as long as gRPC's default limit of a received message, 4 MB.
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
+
+# Makes Triton end a failed stream with a gRPC status, as it does for a unary call, instead of a text alone.
+STREAM_METADATA = (("triton_grpc_error", "true"),)
+
+
+class Sampling(TypedDict, total=False):
+    """How the tokens are drawn; what is left out is the server's default."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    seed: int
+    max_audio_s: float
+
+
+SAMPLING_DTYPES: dict[str, type[np.number]] = {
+    "temperature": np.float32,
+    "top_k": np.int32,
+    "top_p": np.float32,
+    "repetition_penalty": np.float32,
+    "seed": np.uint64,
+    "max_audio_s": np.float32,
+}
+
+
+def speech_request(model: str, text: str, voice: Voice, keep_tokens: bool, sampling: Sampling) -> ModelInferRequest:
+    """The request to speak `text`.
+
+    Raises:
+        TypeError: an unknown sampling option, or a value of the wrong type.
+        ValueError: a number that does not fit its tensor. All other checks are the server's.
+    """
+    tensors = {"target_text": text_tensor(text), **voice.tensors()}
+    for name, value in sampling.items():
+        if name not in SAMPLING_DTYPES:
+            raise TypeError(f"unknown option {name!r}; the sampling options are {', '.join(SAMPLING_DTYPES)}")
+        tensors[name] = number_tensor(name, value, SAMPLING_DTYPES[name])
+    outputs = ["waveform", "global_tokens", "semantic_tokens"] if keep_tokens else ["waveform"]
+    return _infer_request(model, tensors, outputs)
+
+
+def voice_request(reference: ReferenceVoice) -> ModelInferRequest:
+    """The request to turn a recording into tokens; without a transcript, into those of its timbre alone."""
+    if not reference.transcript:
+        return _infer_request("speaker_encoder", reference.audio_tensors(), ["global_tokens"])
+    return _infer_request("audio_tokenizer", reference.audio_tensors(), ["global_tokens", "semantic_tokens"])
+
+
+def decode_speech(response: ModelInferResponse) -> Speech:
+    """The speech in a response of either synthesis model.
+
+    Raises:
+        TritoneError: the response holds no waveform.
+    """
+    waveform, global_tokens, semantic_tokens = _outputs(response, "waveform", "global_tokens", "semantic_tokens")
+    if waveform is None:
+        raise TritoneError("INTERNAL", f"the server's model {response.model_name} answered without a waveform")
+    return Speech(waveform, global_tokens, semantic_tokens)
+
+
+def decode_stream_response(response: ModelStreamInferResponse) -> Speech:
+    """The piece of speech in a stream's response.
+
+    Raises:
+        TritoneError: the stream reports an error without ending, as for a model that it does not have.
+    """
+    if response.error_message:
+        raise TritoneError("UNKNOWN", response.error_message)
+    return decode_speech(response.infer_response)
+
+
+def decode_voice(response: ModelInferResponse, reference: ReferenceVoice) -> TokenVoice:
+    """The voice in the response to voice_request(reference).
+
+    Raises:
+        TritoneError: the response holds no global tokens.
+    """
+    global_tokens, semantic_tokens = _outputs(response, "global_tokens", "semantic_tokens")
+    if global_tokens is None:
+        raise TritoneError("INTERNAL", f"the server's model {response.model_name} answered without global tokens")
+    return TokenVoice(global_tokens, semantic_tokens, reference.transcript or None)
+
+
+def _infer_request(model: str, tensors: dict[str, np.ndarray], outputs: list[str]) -> ModelInferRequest:
+    request = ModelInferRequest(model_name=model)
+    for name, array in tensors.items():
+        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        is_text = array.dtype == np.object_
+        request.raw_input_contents.append(serialize_byte_tensor(array).item() if is_text else array.tobytes())
+    for name in outputs:
+        request.outputs.add(name=name)
+    return request
+
+
+def _outputs(response: ModelInferResponse, *names: str) -> list[np.ndarray | None]:
+    """The named tensors without their batch axis of one, [1, n] -> [n]; None where the response lacks one."""
+    arrays = [InferResult(response).as_numpy(name) for name in names]
+    return [None if array is None else array.reshape(-1).copy() for array in arrays]  # as_numpy's is read-only
