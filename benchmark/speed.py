@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 import tritonclient.grpc as triton
 from tqdm import tqdm
+from tritone_client import ControlledVoice, TokenVoice, Tritone
 
 from tritone.serve import TritonServer, free_ports
 from tritone.spark_tts.tokens import SpeechTokens
-from tritone_client import ControlledVoice, TokenVoice, Tritone
 
 NUM_PROMPT_TOKENS = 250  # a sentence and a transcribed reference of three seconds
 NUM_NEW_TOKENS = 300  # six seconds of speech
@@ -57,13 +58,13 @@ class Speed:
 def measure_speed(repository: Path, num_repetitions: int) -> Speed:
     """Serve `repository` and measure it."""
     http_port, grpc_port, metrics_port = free_ports(3)
-    log_path = repository.parent / f"{repository.name}-speed.log"
+    log_path = repository.with_name(f"{repository.name}.log")
     with TritonServer(
         repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log_path=log_path
     ) as server:
         tokens = SpeechTokens.from_file(repository / "spark_tts" / "1" / "tokenizer.json")
         lm_tokens_per_s = {
-            num_streams: _median(num_repetitions, lambda n=num_streams: _lm_tokens_per_s(server.grpc_url, tokens, n))
+            num_streams: _median(num_repetitions, partial(_lm_tokens_per_s, server.grpc_url, tokens, num_streams))
             for num_streams in tqdm(NUM_STREAMS, desc="language model", unit="level")
         }
         with Tritone(server.grpc_url) as client:

@@ -19,7 +19,8 @@ from tritone.spark_tts.tokens import SpeechTokens
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 MODEL_REPO_DIR = PROJECT_DIR / "model_repo"
 BUILD_DIR = PROJECT_DIR / "build"
-SOURCES = Path(__file__).resolve().parent
+SOURCES = PROJECT_DIR / "build_engines"
+CORE = PROJECT_DIR / "tritone"
 
 # int8 and bf16 are the language model's; the vocoder is bf16 with both. f32 is everything in float32, for parity.
 Precision = Literal["int8", "bf16", "f32"]
@@ -60,7 +61,7 @@ def build_repository(checkpoint_dir: Path, output_dir: Path, precision: Precisio
             made_from = {
                 "checkpoint": fingerprint,
                 "precision": precision if name == "speech_lm" else "f32",
-                "versions": versions("openvino", "openvino-genai", "nncf", "torch", "onnx"),
+                "versions": versions("openvino", "openvino-genai", "torch", "onnx"),
                 "sources": source_hash(*sources),
             }
             build_artifact(output_dir / name / "1" / "engine", made_from, build)
@@ -103,9 +104,14 @@ def copy_models(output_dir: Path, settings: Mapping[str, Mapping[str, str]]) -> 
                 raise KeyError(f"{source.name} has no parameter {key}")
             config.parameters[key].string_value = value
         (output_dir / source.name / "1").mkdir(parents=True, exist_ok=True)
-        (output_dir / source.name / "config.pbtxt").write_text(text_format.MessageToString(config))
-        if (source / "1" / "model.py").exists():  # an ensemble has none
-            shutil.copyfile(source / "1" / "model.py", output_dir / source.name / "1" / "model.py")
+        (output_dir / source.name / "config.pbtxt").write_text(config_text(config))
+        shutil.copyfile(source / "1" / "model.py", output_dir / source.name / "1" / "model.py")
+
+
+def config_text(config: ModelConfig) -> str:
+    """A config.pbtxt. What protobuf leaves out as a default, `max_batch_size: 0`, Triton would otherwise complete."""
+    text = text_format.MessageToString(config)
+    return text if config.max_batch_size else f"max_batch_size: 0\n{text}"
 
 
 def _engine_settings(name: EngineName, precision: Precision) -> dict[str, str]:
@@ -136,11 +142,14 @@ def _builder(
         return {"checks": [str(result) for result in results]}
 
     if name == "speech_lm":
-        return build, [SOURCES / "speech_lm.py", SOURCES / "qwen2_reference.py"]
-    return build, [SOURCES / "codec.py", SOURCES / "networks"]
+        own = [SOURCES / name for name in ("speech_lm.py", "qwen2_graph.py", "qwen2_reference.py")]
+        return build, [*own, CORE / "vocabulary.py", CORE / "speech_lm.py", CORE / "spark_tts"]
+    return build, [SOURCES / "codec.py", SOURCES / "networks", CORE / "engines.py"]
 
 
-def _verify_engine(checkpoint: Checkpoint, name: EngineName, precision: Precision, directory: Path) -> list[checks.Check]:
+def _verify_engine(
+    checkpoint: Checkpoint, name: EngineName, precision: Precision, directory: Path
+) -> list[checks.Check]:
     if name == "speech_lm":
         return speech_lm.verify_lm(checkpoint, directory, precision)
     return codec.verify_part(checkpoint, name, directory / "model.xml", _codec_precision(name, precision))
