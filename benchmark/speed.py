@@ -20,7 +20,7 @@ import tritonclient.grpc as triton
 from tqdm import tqdm
 from tritone_client import ControlledVoice, TokenVoice, Tritone
 
-from tritone.serve import TritonServer, free_ports
+from tritone.serve import TritonServer
 from tritone.spark_tts.tokens import SpeechTokens
 
 NUM_PROMPT_TOKENS = 250  # a sentence and a transcribed reference of three seconds
@@ -57,11 +57,7 @@ class Speed:
 
 def measure_speed(repository: Path, num_repetitions: int) -> Speed:
     """Serve `repository` and measure it."""
-    http_port, grpc_port, metrics_port = free_ports(3)
-    log_path = repository.with_name(f"{repository.name}.log")
-    with TritonServer(
-        repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log_path=log_path
-    ) as server:
+    with TritonServer.on_free_ports(repository, log_path=repository.with_name(f"{repository.name}.log")) as server:
         tokens = SpeechTokens.from_file(repository / "spark_tts" / "1" / "tokenizer.json")
         lm_tokens_per_s = {
             num_streams: _median(num_repetitions, partial(_lm_tokens_per_s, server.grpc_url, tokens, num_streams))

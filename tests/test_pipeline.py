@@ -47,7 +47,7 @@ class ScriptedModels:
         return {"global_tokens": SPEAKER[None], "semantic_tokens": SAID[None]}
 
     async def stream(
-        self, model: str, inputs: Tensors, outputs: list[str], stop: Tensors
+        self, model: str, inputs: Tensors, outputs: list[str]
     ) -> AsyncGenerator[dict[str, np.ndarray], None]:
         self.lm_requests.append(dict(inputs))
         num_ids, t = int(inputs["request_output_len"][0]), self.tokens

@@ -31,6 +31,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import BinaryIO
 
+from tritone.inference import GRPC_URL_VARIABLE
+
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_HTTP_PORT = 8000
 DEFAULT_GRPC_PORT = 8001
@@ -116,6 +118,18 @@ class TritonServer:
         self._log: _LogForwarder | None = None
         self._resources = contextlib.ExitStack()
 
+    @classmethod
+    def on_free_ports(cls, model_repository: Path, *, log_path: Path) -> "TritonServer":
+        """A server on ports that nobody listens on, for programs that bring their own client."""
+        http_port, grpc_port, metrics_port = free_ports(3)
+        return cls(
+            model_repository,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            log_path=log_path,
+        )
+
     @property
     def http_url(self) -> str:
         """`host:port` as Triton's HTTP client takes it."""
@@ -195,7 +209,7 @@ class TritonServer:
         sink = self._resources.enter_context(self.log_path.open("wb")) if self.log_path else sys.stderr.buffer
         self._process = subprocess.Popen(
             [*_DIE_WITH_PARENT, *self._command(installation, shared_memory_prefix=name)],
-            env=_environment(installation, os.environ),
+            env=_environment(installation, os.environ) | {GRPC_URL_VARIABLE: self.grpc_url},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -6,9 +6,7 @@ import asyncio
 import json
 import logging
 import threading
-import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
@@ -137,80 +135,3 @@ class RequestLoop:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             sender.send(error_response(error), flags=final)
-
-
-class BlsInference:
-    """Calls other models of the same server; implements `spark_tts.models.Inference`."""
-
-    def __init__(self, max_concurrent_calls: int) -> None:
-        """
-        Args:
-            max_concurrent_calls: a call holds a thread while it waits, a stream until it ends; further ones queue.
-        """
-        self._pool = ThreadPoolExecutor(max_concurrent_calls, thread_name_prefix="bls")
-
-    async def call(self, model: str, inputs: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
-        """One request to `model`, its one response.
-
-        Raises:
-            InvalidInput, Unavailable, RuntimeError: as the model answered.
-        """
-        request = _bls_request(model, inputs, outputs, request_id="")
-        return _arrays(await asyncio.get_running_loop().run_in_executor(self._pool, request.exec))
-
-    async def stream(
-        self, model: str, inputs: Mapping[str, np.ndarray], outputs: list[str], stop: Mapping[str, np.ndarray]
-    ) -> AsyncGenerator[dict[str, np.ndarray], None]:
-        """One request to a decoupled `model`, its responses as they come.
-
-        When the generator is closed early, `stop` goes to the model under the same request id: this server version
-        has no way to cancel a call between models, and both engines of the language model take such a request.
-
-        Raises:
-            InvalidInput, Unavailable, RuntimeError: as the model answered.
-        """
-        loop = asyncio.get_running_loop()
-        responses: asyncio.Queue[pb_utils.InferenceResponse | BaseException | None] = asyncio.Queue()
-        request_id = uuid.uuid4().hex
-
-        def pump() -> None:
-            end: BaseException | None = None
-            try:
-                request = _bls_request(model, inputs, outputs, request_id)
-                for one in request.exec(decoupled=True):
-                    loop.call_soon_threadsafe(responses.put_nowait, one)
-            except Exception as error:  # told to the waiting coroutine
-                end = error
-            loop.call_soon_threadsafe(responses.put_nowait, end)
-
-        pumping = loop.run_in_executor(self._pool, pump)
-        try:
-            while (one := await responses.get()) is not None:
-                if isinstance(one, BaseException):
-                    raise one
-                if one.has_error() or one.output_tensors():  # the last response may be empty
-                    yield _arrays(one)
-        finally:
-            if not pumping.done():
-                _bls_request(model, stop, outputs, request_id).exec(decoupled=True)
-
-
-def _bls_request(
-    model: str, inputs: Mapping[str, np.ndarray], outputs: list[str], request_id: str
-) -> pb_utils.InferenceRequest:
-    return pb_utils.InferenceRequest(
-        model_name=model,
-        request_id=request_id,
-        inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
-        requested_output_names=outputs,
-        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-    )
-
-
-def _arrays(answer: pb_utils.InferenceResponse) -> dict[str, np.ndarray]:
-    if answer.has_error():
-        error = answer.error()
-        kinds = {pb_utils.TritonError.INVALID_ARG: InvalidInput, pb_utils.TritonError.UNAVAILABLE: Unavailable}
-        raise kinds.get(error.code(), RuntimeError)(error.message())
-    # copied, since the tensors lie in shared memory that goes with the response
-    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in answer.output_tensors()}

@@ -1,6 +1,6 @@
 """A real tritonserver with the demo voice, started once for all live tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,6 @@ def voices_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(
     demo_checkpoint: Path,
     voices_dir: Path,
-    free_ports: Callable[[], dict[str, int]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[TritonServer]:
     """The running server; its log is shown when it does not start.
@@ -30,16 +29,14 @@ def server(
     log_path = tmp_path_factory.mktemp("server") / "tritonserver.log"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VOICES_DIR", str(voices_dir))
-        with TritonServer(repository, log_path=log_path, **free_ports()) as running:
+        with TritonServer.on_free_ports(repository, log_path=log_path) as running:
             yield running
 
 
 @pytest.fixture(scope="session")
-def parity_server(
-    tiny_checkpoint: Path, free_ports: Callable[[], dict[str, int]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TritonServer]:
+def parity_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A running server whose engines compute in float32, with the checkpoint of the golden data."""
     directory = tmp_path_factory.mktemp("parity")
     repository = build_repository(tiny_checkpoint, directory / "models", "f32")
-    with TritonServer(repository, log_path=directory / "tritonserver.log", **free_ports()) as running:
+    with TritonServer.on_free_ports(repository, log_path=directory / "tritonserver.log") as running:
         yield running

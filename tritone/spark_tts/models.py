@@ -20,10 +20,8 @@ class Inference(Protocol):
     async def call(self, model: str, inputs: Tensors, outputs: list[str]) -> dict[str, np.ndarray]:
         """One request, one response."""
 
-    def stream(
-        self, model: str, inputs: Tensors, outputs: list[str], stop: Tensors
-    ) -> AsyncGenerator[dict[str, np.ndarray], None]:
-        """One request, its responses as they come; closing the generator early sends `stop` under the same id."""
+    def stream(self, model: str, inputs: Tensors, outputs: list[str]) -> AsyncGenerator[dict[str, np.ndarray], None]:
+        """One request, its responses as they come; closing the generator cancels it."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,8 @@ class SparkTtsModels:
         }
         if phase.end_id is not None:
             inputs["end_id"] = np.array([phase.end_id], np.int32)
-        stop = {name: inputs[name] for name in ("input_ids", "input_lengths", "request_output_len")}
-        stop |= {"stop": np.array([True])}
         num_ids = 0
-        stream = self._inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"], stop)
+        stream = self._inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"])
         async with aclosing(stream) as responses:
             async for response in responses:
                 length = int(response["sequence_length"].reshape(-1)[0])

@@ -7,12 +7,13 @@ import asyncio
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from tritone.triton import BlsInference, RequestLoop, Responses, parameters
+from tritone.inference import GrpcInference
+from tritone.triton import RequestLoop, Responses
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self._inference = BlsInference(int(parameters(args)["max_concurrent_calls"]))
+        self._inference = GrpcInference()
         self._requests = RequestLoop(args)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations  # the stub fills `pb_utils` only after it ha
 
 import triton_python_backend_utils as pb_utils
 
+from tritone.inference import GrpcInference
 from tritone.spark_tts.service import Service
-from tritone.triton import BlsInference, RequestLoop, parameters, version_dir
+from tritone.triton import RequestLoop, parameters, version_dir
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        settings = parameters(args)
-        inference = BlsInference(int(settings["max_concurrent_calls"]))
-        self._service = Service.load(version_dir(args), settings, inference)
+        self._service = Service.load(version_dir(args), parameters(args), GrpcInference())
         self._requests = RequestLoop(args)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:

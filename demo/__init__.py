@@ -1,0 +1,1 @@
+"""The demonstration: `python -m demo` speaks some lines and says how fast."""
