@@ -47,7 +47,7 @@ class ScriptedModels:
         return {"global_tokens": SPEAKER[None], "semantic_tokens": SAID[None]}
 
     async def stream(
-        self, model: str, inputs: Tensors, outputs: list[str]
+        self, model: str, inputs: Tensors, outputs: list[str], stop: Tensors
     ) -> AsyncGenerator[dict[str, np.ndarray], None]:
         self.lm_requests.append(dict(inputs))
         num_ids, t = int(inputs["request_output_len"][0]), self.tokens
@@ -101,7 +101,7 @@ def test_cloning_without_a_transcript_needs_no_semantic_encoder(prompts: Prompts
 def test_cloning_with_a_transcript_continues_the_reference(prompts: Prompts) -> None:
     models = ScriptedModels(prompts)
     speech = asyncio.run(pipeline(prompts, models).whole(request(ReferenceVoice(WAVEFORM, "hi. "))))
-    assert models.calls == ["audio_tokenizer", "vocoder"]
+    assert models.calls == ["speaker_encoder", "semantic_encoder", "vocoder"]
     assert models.lm_requests[0]["input_ids"].tolist() == prompts.clone("hello", TokenVoice(SPEAKER, SAID, "hi. "))
     assert len(speech.waveform) == 100 * 320  # the reference itself is not spoken again
 

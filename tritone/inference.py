@@ -2,17 +2,24 @@
 
 Not by the Python backend's calls between models (BLS): in Triton 2.51 they build their answer's arrays without holding
 the interpreter's lock, so that concurrent calls, which are this pipeline's whole point, corrupt the process's memory
-and in the end crash it (seen under load here). gRPC costs a fraction of a millisecond on the loopback, needs no
-thread per call, and cancels.
+and in the end crash it (seen under load here). gRPC costs a fraction of a millisecond on the loopback and needs no
+thread per call.
+
+No call is ever cancelled over gRPC, either: before Triton 2.53 a cancellation that crosses the end of its request can
+crash the whole server (triton-inference-server/server, pull request 7840). A stream is ended by a request to stop it,
+any other call runs to its end unheeded.
 """
 
+import asyncio
+import contextlib
 import os
-from collections.abc import AsyncGenerator, Mapping
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 
 import grpc
 import numpy as np
 from tritonclient.grpc import InferResult
-from tritonclient.grpc.service_pb2 import ModelInferRequest
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tritonclient.utils import np_to_triton_dtype
 
@@ -24,6 +31,7 @@ DEFAULT_GRPC_URL = "127.0.0.1:8001"
 _CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 # makes Triton end a failed stream with a status, as it does a unary call
 _STREAM_METADATA = (("triton_grpc_error", "true"),)
+_Responses = AsyncIterable[ModelStreamInferResponse]
 _ERRORS: dict[grpc.StatusCode, type[Exception]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -35,6 +43,7 @@ class GrpcInference:
 
     def __init__(self) -> None:
         self._stub_of_loop: GRPCInferenceServiceStub | None = None
+        self._farewells: set[asyncio.Task[None]] = set()  # the event loop itself keeps no reference to its tasks
 
     async def call(self, model: str, inputs: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
         """One request to `model`, its one response.
@@ -42,30 +51,46 @@ class GrpcInference:
         Raises:
             InvalidInput, Unavailable, RuntimeError: as the model answered.
         """
+
+        async def infer() -> ModelInferResponse:
+            return await self._stub().ModelInfer(_request(model, inputs, outputs))
+
         try:
-            return _arrays(await self._stub().ModelInfer(_request(model, inputs, outputs)), outputs)
+            return _arrays(await asyncio.shield(infer()), outputs)
         except grpc.aio.AioRpcError as error:
             raise _error(model, error) from error
 
     async def stream(
-        self, model: str, inputs: Mapping[str, np.ndarray], outputs: list[str]
+        self, model: str, inputs: Mapping[str, np.ndarray], outputs: list[str], stop: Mapping[str, np.ndarray]
     ) -> AsyncGenerator[dict[str, np.ndarray], None]:
-        """One request to a decoupled `model`, its responses as they come; closing the generator cancels it.
+        """One request to a decoupled `model`, its responses as they come.
+
+        When the generator is closed early, `stop` goes to the model under the same request id.
 
         Raises:
             InvalidInput, Unavailable, RuntimeError: as the model answered.
         """
-        requests = iter([_request(model, inputs, outputs)])
-        call = self._stub().ModelStreamInfer(requests, metadata=_STREAM_METADATA)
+        request_id = uuid.uuid4().hex
+        call = self._start(_request(model, inputs, outputs, request_id))
+        has_ended = False
         try:
             async for response in call:
                 if response.error_message:
                     raise RuntimeError(f"{model}: {response.error_message}")
                 yield _arrays(response.infer_response, outputs)
+            has_ended = True
         except grpc.aio.AioRpcError as error:
+            has_ended = True
             raise _error(model, error) from error
         finally:
-            call.cancel()
+            if not has_ended:
+                stopping = self._start(_request(model, stop, outputs, request_id))
+                farewell = asyncio.ensure_future(_read_to_the_end(stopping, call))
+                self._farewells.add(farewell)
+                farewell.add_done_callback(self._farewells.discard)
+
+    def _start(self, request: ModelInferRequest) -> _Responses:
+        return self._stub().ModelStreamInfer(iter([request]), metadata=_STREAM_METADATA)
 
     def _stub(self) -> GRPCInferenceServiceStub:
         if self._stub_of_loop is None:
@@ -74,8 +99,18 @@ class GrpcInference:
         return self._stub_of_loop
 
 
-def _request(model: str, inputs: Mapping[str, np.ndarray], outputs: list[str]) -> ModelInferRequest:
-    request = ModelInferRequest(model_name=model)
+async def _read_to_the_end(*calls: _Responses) -> None:
+    """What an abandoned stream still answers; nobody waits for it, not for its errors either."""
+    for call in calls:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for _ in call:
+                pass
+
+
+def _request(
+    model: str, inputs: Mapping[str, np.ndarray], outputs: list[str], request_id: str = ""
+) -> ModelInferRequest:
+    request = ModelInferRequest(model_name=model, id=request_id)
     for name, array in inputs.items():
         request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
         request.raw_input_contents.append(array.tobytes())

@@ -17,6 +17,9 @@ import triton_python_backend_utils as pb_utils
 from tritone.errors import InvalidInput, Unavailable
 
 CANCELLATION_POLL_S = 0.05
+# An answer that crosses its request's cancellation can crash Triton before 2.53 (server, pull request 7840): let
+# the front end be done with the one before it gets the other. Nobody waits for that answer.
+CANCELLED_ANSWER_DELAY_S = 0.5
 
 Row = TypeVar("Row")
 Responses = AsyncGenerator[dict[str, np.ndarray], None]
@@ -133,5 +136,7 @@ class RequestLoop:
             if sender.is_cancelled():
                 task.cancel()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if task.cancelled():
+            await asyncio.sleep(CANCELLED_ANSWER_DELAY_S)
         if error is not None:
             sender.send(error_response(error), flags=final)

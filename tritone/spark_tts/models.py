@@ -1,5 +1,6 @@
 """The models that the pipeline calls, as typed coroutines over any way of calling a model."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -20,8 +21,10 @@ class Inference(Protocol):
     async def call(self, model: str, inputs: Tensors, outputs: list[str]) -> dict[str, np.ndarray]:
         """One request, one response."""
 
-    def stream(self, model: str, inputs: Tensors, outputs: list[str]) -> AsyncGenerator[dict[str, np.ndarray], None]:
-        """One request, its responses as they come; closing the generator cancels it."""
+    def stream(
+        self, model: str, inputs: Tensors, outputs: list[str], stop: Tensors
+    ) -> AsyncGenerator[dict[str, np.ndarray], None]:
+        """One request, its responses as they come; closing the generator early sends `stop` under the same id."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Phase:
 
 
 class SparkTtsModels:
-    """The audio tokeniser, the language model and the vocoder, by the tensors of their contracts."""
+    """The audio encoders, the language model and the vocoder, by the tensors of their contracts."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -52,9 +55,11 @@ class SparkTtsModels:
 
     async def reference_tokens(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Global tokens INT32 [32] and semantic tokens INT32 [m] of reference audio FP32 [n]."""
-        names = ["global_tokens", "semantic_tokens"]
-        tensors = await self._inference.call("audio_tokenizer", _reference(waveform), names)
-        return tensors["global_tokens"].reshape(NUM_GLOBAL_TOKENS), tensors["semantic_tokens"].reshape(-1)
+        speaker, said = await asyncio.gather(
+            self.speaker_tokens(waveform),
+            self._inference.call("semantic_encoder", _reference(waveform), ["semantic_tokens"]),
+        )
+        return speaker, said["semantic_tokens"].reshape(-1)
 
     async def decode(self, global_tokens: np.ndarray, semantic_tokens: np.ndarray) -> np.ndarray:
         """Waveform FP32 [samples] of global tokens [32] and semantic tokens [m]."""
@@ -84,8 +89,10 @@ class SparkTtsModels:
         }
         if phase.end_id is not None:
             inputs["end_id"] = np.array([phase.end_id], np.int32)
+        stop = {name: inputs[name] for name in ("input_ids", "input_lengths", "request_output_len")}
+        stop |= {"stop": np.array([True])}
         num_ids = 0
-        stream = self._inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"])
+        stream = self._inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"], stop)
         async with aclosing(stream) as responses:
             async for response in responses:
                 length = int(response["sequence_length"].reshape(-1)[0])
