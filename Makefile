@@ -30,7 +30,7 @@ INSTALLED := .venv/.installed
 BUILD := $(VENV_PYTHON) -m build_engines
 CHECKPOINT := --model-dir "$(MODEL_DIR)" --precision $(PRECISION)
 
-.PHONY: help setup demo serve build verify download test lint clean
+.PHONY: help setup demo serve build verify download bench test lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ verify: build ## compare every engine of MODEL_DIR with its reference
 
 download: setup ## fetch the published checkpoint (3.9 GB, CC BY-NC-SA 4.0) into checkpoints/Spark-TTS-0.5B
 	$(BUILD) download --output-dir checkpoints/Spark-TTS-0.5B
+
+bench: build ## speed and memory of a server on MODEL_DIR (or SIZE), in a server of its own
+	$(VENV_PYTHON) -m benchmark speed $(CHECKPOINT)
 
 test: setup ## run the tests
 	$(VENV_PYTHON) -m pytest

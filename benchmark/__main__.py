@@ -20,7 +20,7 @@ def main() -> int:
     args = parser.parse_args()
 
     repository = build_repository(args.model_dir, repository_dir(args.model_dir, args.precision), args.precision)
-    print_speed(measure_speed(repository, args.repetitions), args.output)
+    print_speed(measure_speed(args.model_dir, repository, args.repetitions), args.output)
     return 0
 
 

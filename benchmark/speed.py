@@ -20,11 +20,13 @@ import tritonclient.grpc as triton
 from tqdm import tqdm
 from tritone_client import ControlledVoice, TokenVoice, Tritone
 
+from benchmark.published import published_lm_tokens_per_s
 from tritone.serve import TritonServer
 from tritone.spark_tts.tokens import SpeechTokens
 
 NUM_PROMPT_TOKENS = 250  # a sentence and a transcribed reference of three seconds
 NUM_NEW_TOKENS = 300  # six seconds of speech
+NUM_PUBLISHED_TOKENS = 40
 NUM_STREAMS = (1, 2, 4, 8)
 AUDIO_S = 6.0
 TEXT = "The quick brown fox jumps over the lazy dog near the river bank."
@@ -46,6 +48,7 @@ class Speed:
 
     machine: str
     num_cores: int
+    published_lm_tokens_per_s: float  # one stream through transformers in bfloat16, on the same machine just before
     lm_tokens_per_s: dict[int, float]  # by number of concurrent streams, all together
     whole_rtf: float  # one request for a whole utterance
     stream_rtf: float  # one streamed request
@@ -55,10 +58,11 @@ class Speed:
     total_proportional_mb: float
 
 
-def measure_speed(repository: Path, num_repetitions: int) -> Speed:
-    """Serve `repository` and measure it."""
+def measure_speed(checkpoint_dir: Path, repository: Path, num_repetitions: int) -> Speed:
+    """Measure the published way of running the language model, then serve `repository` and measure that."""
+    tokens = SpeechTokens.from_file(repository / "spark_tts" / "1" / "tokenizer.json")
+    published = published_lm_tokens_per_s(checkpoint_dir, _prompt(tokens), NUM_PUBLISHED_TOKENS)
     with TritonServer.on_free_ports(repository, log_path=repository.with_name(f"{repository.name}.log")) as server:
-        tokens = SpeechTokens.from_file(repository / "spark_tts" / "1" / "tokenizer.json")
         lm_tokens_per_s = {
             num_streams: _median(num_repetitions, partial(_lm_tokens_per_s, server.grpc_url, tokens, num_streams))
             for num_streams in tqdm(NUM_STREAMS, desc="language model", unit="level")
@@ -73,6 +77,7 @@ def measure_speed(repository: Path, num_repetitions: int) -> Speed:
         return Speed(
             machine=_machine(),
             num_cores=psutil.cpu_count(),
+            published_lm_tokens_per_s=published,
             lm_tokens_per_s=lm_tokens_per_s,
             whole_rtf=whole_rtf,
             stream_rtf=statistics.median(rtf for rtf, _ in streamed),
@@ -86,6 +91,7 @@ def measure_speed(repository: Path, num_repetitions: int) -> Speed:
 def print_speed(speed: Speed, output: Path | None) -> None:
     """Print the figures; write them to `output` as JSON, too."""
     print(f"machine: {speed.machine}, {speed.num_cores} cores")
+    print(f"language model by transformers in bf16, 1 stream: {speed.published_lm_tokens_per_s:.1f} tokens/s")
     for num_streams, tokens_per_s in speed.lm_tokens_per_s.items():
         print(f"language model, {num_streams} stream(s): {tokens_per_s:.0f} tokens/s (real time: {50 * num_streams})")
     print(f"one request of {AUDIO_S:g} s, whole: RTF {speed.whole_rtf:.3f}")
@@ -134,8 +140,12 @@ def _lm_tokens_per_s(url: str, tokens: SpeechTokens, num_streams: int) -> float:
     return sum(num for stream in arrivals for at, num in stream if begin < at <= end) / (end - begin)
 
 
+def _prompt(tokens: SpeechTokens) -> list[int]:
+    return [*tokens.semantic_tokens[: NUM_PROMPT_TOKENS - 1], tokens.start_semantic]
+
+
 def _lm_inputs(tokens: SpeechTokens, seed: int) -> list[triton.InferInput]:
-    prompt = [*tokens.semantic_tokens[: NUM_PROMPT_TOKENS - 1], tokens.start_semantic]
+    prompt = _prompt(tokens)
     values: dict[str, np.ndarray] = {
         "input_ids": np.array(prompt, np.int32),
         "input_lengths": np.array([len(prompt)], np.int32),

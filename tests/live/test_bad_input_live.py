@@ -58,7 +58,7 @@ BAD_INPUTS = {
 # Triton itself refuses these, before a model sees them; of its sentences only the tensor's name is expected.
 MALFORMED_INPUTS = {
     "wrong dtype": ({**HELLO, "reference_wav": audio(1).astype(np.float64)}, "reference_wav"),
-    "wrong shape": ({**HELLO, "gender": text(b"female")[0]}, "target_text"),
+    "wrong shape": ({**HELLO, "gender": text(b"female")[0]}, "gender"),
     "wrong text shape": ({**GENDER, "target_text": np.array([[b"a", b"b"]], np.object_)}, "target_text"),
     "unknown input": ({**GENDER, "emotion": text(b"happy")}, "emotion"),
 }
