@@ -143,7 +143,7 @@ def test_text_is_read_as_utf8_without_outer_blanks(parser: RequestParser) -> Non
         ({**CONTROLLED, "top_p": number(0, np.float32)}, "top_p must be over 0"),
         ({**CONTROLLED, "top_p": number(1.5, np.float32)}, "top_p must be between 0 and 1"),
         ({**CONTROLLED, "repetition_penalty": number(9, np.float32)}, "repetition_penalty must be between 0.5 and 2"),
-        ({**CONTROLLED, "max_audio_s": number(61, np.float32)}, "max_audio_s must be between 0 and 60"),
+        ({**CONTROLLED, "max_audio_s": number(61, np.float32)}, "max_audio_s must be over 0 and at most 60"),
         ({**CONTROLLED, "max_audio_s": number(0, np.float32)}, "max_audio_s must be over 0"),
         ({**CONTROLLED, "gender": np.array([[b"male", b"female"]], np.object_)}, "gender must be one value"),
     ],

@@ -27,9 +27,13 @@ def check_reference(
         raise InvalidInput(f"reference_sample_rate must be positive, got {sample_rate_hz}")
     duration_s = len(wav) / sample_rate_hz
     if duration_s < min_duration_s:
-        raise InvalidInput(f"reference_wav has {duration_s:.2f} s, at least {min_duration_s:g} s are needed")
+        raise InvalidInput(
+            f"reference_wav has {duration_s:.2f} s, at least {min_duration_s:g} s are needed (min_reference_s)"
+        )
     if duration_s > max_duration_s:
-        raise InvalidInput(f"reference_wav has {duration_s:.1f} s, at most {max_duration_s:g} s are allowed")
+        raise InvalidInput(
+            f"reference_wav has {duration_s:.1f} s, at most {max_duration_s:g} s are allowed (max_reference_s)"
+        )
     if not np.isfinite(wav).all():
         raise InvalidInput("reference_wav holds samples that are not finite numbers")
     if np.abs(wav).max() < SILENCE_PEAK:

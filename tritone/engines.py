@@ -19,21 +19,23 @@ class Engine:
     One call at a time already uses every core it was given, and one set of buffers bounds the memory.
     """
 
-    def __init__(self, xml_path: Path, precision: Precision = "f32", num_threads: int | None = None) -> None:
+    def __init__(self, xml_path: Path, precision: Precision = "f32", num_threads: int = 0) -> None:
         """Read and compile an IR (`xml_path`, its .bin beside it).
 
         Args:
             precision: what the arithmetic is done in; inputs and outputs keep the graph's types.
-            num_threads: cores to use; all when None.
+            num_threads: cores to use; 0: all.
 
         Raises:
             FileNotFoundError: there is no such file.
         """
         if not xml_path.is_file():
             raise FileNotFoundError(f"{xml_path} is missing")
-        properties: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-        if num_threads is not None:
-            properties["INFERENCE_NUM_THREADS"] = num_threads
+        properties: dict[str, str | int] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": num_threads,
+        }
         if precision == "f32":
             # OpenVINO 2026.4.1 keeps a kernel that it chose for an input of one frame and goes on to use it for longer
             # ones, where its results are wrong from then on (seen in the semantic encoder; not in bf16). Choosing

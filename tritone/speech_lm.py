@@ -34,7 +34,7 @@ class SpeechLmSettings:
     """
 
     precision: str = "int8"  # of the engine's weights; "f32" makes everything else float32, too
-    num_threads: int = 2
+    num_threads: int = 0  # all cores
     kv_cache_tokens: int = 65536  # prompts and their continuations, of all running sequences together
     max_num_sequences: int = 16  # decoded together; more wait for their turn
     max_num_batched_tokens: int = 64  # per step; small, so that a new prompt does not stall running streams
@@ -247,8 +247,8 @@ class SpeechLm:
             raise InvalidInput(f"request_output_len must be at least 1, got {max_new_tokens}")
         if len(ids) + max_new_tokens > self.max_sequence_tokens:
             raise InvalidInput(
-                f"input_ids and request_output_len must not exceed {self.max_sequence_tokens} tokens "
-                f"together, got {len(ids)} and {max_new_tokens}"
+                f"input_ids and request_output_len must not exceed {self.max_sequence_tokens} tokens together (the "
+                f"checkpoint's limit, or parameter kv_cache_tokens), got {len(ids)} and {max_new_tokens}"
             )
         return self._vocabulary.row_of_id[ids]
 

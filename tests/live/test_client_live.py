@@ -109,3 +109,16 @@ def test_command_line_makes_a_voice_and_speaks_with_it(server, tmp_path):
     said = main(["say", LINE, "--voice", str(voice_file), "--stream", "-o", str(wav), "--url", server.grpc_url])
     assert said == 0
     assert soundfile.info(wav).duration > 0.3
+
+
+def test_voice_stored_on_the_server_speaks_by_its_name(server, voices_dir, tritone):
+    voice = tritone.make_voice(ReferenceVoice.from_file(REFERENCE))
+    voice.save(voices_dir / "ann.json")
+    by_name = tritone.synthesize(LINE, voice=StoredVoice("ann"), seed=3)
+    np.testing.assert_array_equal(by_name.waveform, tritone.synthesize(LINE, voice=voice, seed=3).waveform)
+
+
+def test_seed_repeats_its_samples_on_an_idle_server_and_another_one_differs(tritone):
+    first, again, other = (tritone.synthesize(LINE, voice=VOICE, seed=seed).waveform for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)

@@ -21,9 +21,10 @@ Model = TypeVar("Model", bound="_EngineModel")
 class _EngineModel(Generic[Row]):
     """One engine with the facts of its checkpoint."""
 
-    def __init__(self, engine: Engine, facts: ModelFacts) -> None:
+    def __init__(self, engine: Engine, facts: ModelFacts, parameters: Mapping[str, str]) -> None:
         self._engine = engine
         self._facts = facts
+        self._parameters = parameters
 
     @classmethod
     def load(cls: type[Model], directory: Path, parameters: Mapping[str, str]) -> Model:
@@ -33,10 +34,12 @@ class _EngineModel(Generic[Row]):
         """
         precision: Precision = "bf16" if parameters["precision"] == "bf16" and cpu_has_bf16() else "f32"
         engine = Engine(directory / "engine" / "model.xml", precision, int(parameters["num_threads"]))
-        return cls(engine, ModelFacts.load(directory))
+        return cls(engine, ModelFacts.load(directory), parameters)
 
 
 class _ReferenceEncoder(_EngineModel[np.ndarray]):
+    """An engine that hears reference audio."""
+
     def rows(self, inputs: Inputs) -> list[np.ndarray]:
         """The prepared reference audio of each row: `reference_wav` [b, n] up to its `reference_wav_len` [b, 1].
 
@@ -50,7 +53,12 @@ class _ReferenceEncoder(_EngineModel[np.ndarray]):
         if not 1 <= length <= len(waveform):
             raise InvalidInput(f"reference_wav_len must be between 1 and {len(waveform)}, got {length}")
         waveform = waveform[:length].astype(np.float64)
-        check_reference(waveform, self._facts.sample_rate_hz)
+        check_reference(
+            waveform,
+            self._facts.sample_rate_hz,
+            min_duration_s=float(self._parameters["min_reference_s"]),
+            max_duration_s=float(self._parameters["max_reference_s"]),
+        )
         return (normalize_volume(waveform) if self._facts.normalize_volume else waveform).astype(np.float32)
 
 

@@ -82,9 +82,12 @@ class RequestParser:
         Raises:
             InvalidInput: a value is missing, out of range or cannot be combined with another.
         """
-        max_audio_s = _number(inputs, "max_audio_s", 0, self._limits.max_audio_s, self._limits.max_audio_s)
-        if max_audio_s == 0:
-            raise InvalidInput("max_audio_s must be over 0")
+        limit_s = self._limits.max_audio_s
+        max_audio_s = _number(inputs, "max_audio_s", 0, math.inf, limit_s)
+        if not 0 < max_audio_s <= limit_s:
+            raise InvalidInput(
+                f"max_audio_s must be over 0 and at most {limit_s:g} (parameter max_audio_s), got {max_audio_s:g}"
+            )
         return SynthesisRequest(self._text(inputs), self._voice(inputs), _sampling(inputs), max_audio_s)
 
     def _text(self, inputs: Inputs) -> str:
