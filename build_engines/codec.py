@@ -59,7 +59,6 @@ def export_onnx(checkpoint: Checkpoint, part: PartName, output: Path) -> Path:
     network = reference(checkpoint, part)
     example = spec.make_inputs(checkpoint, 2, 70, np.random.default_rng(0))
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
     with warnings.catch_warnings():
         # The tracing exporter is deprecated, yet it makes the same graph as its successor in a twentieth of the time
         # (2 s instead of 40 s for the three parts), and what it writes is compared with PyTorch at other shapes.
@@ -67,23 +66,21 @@ def export_onnx(checkpoint: Checkpoint, part: PartName, output: Path) -> Path:
         torch.onnx.export(
             network,
             tuple(torch.from_numpy(array) for array in example.values()),
-            partial,
+            output,
             input_names=list(example),
             output_names=[spec.output],
             dynamic_axes=spec.dynamic_axes,
             opset_version=_OPSET,
             dynamo=False,
         )
-    return partial.rename(output)
+    return output
 
 
 def convert_to_openvino(onnx_path: Path, output_xml: Path) -> Path:
     """Write an ONNX graph as OpenVINO IR (.xml, .bin beside it), weights in float32, and return `output_xml`."""
     output_xml.parent.mkdir(parents=True, exist_ok=True)
-    partial = output_xml.with_name(f"partial_{output_xml.name}")
-    ov.save_model(ov.convert_model(onnx_path), partial, compress_to_fp16=False)
-    partial.with_suffix(".bin").rename(output_xml.with_suffix(".bin"))
-    return partial.rename(output_xml)  # last: the .xml is there only when the .bin is
+    ov.save_model(ov.convert_model(onnx_path), output_xml, compress_to_fp16=False)
+    return output_xml
 
 
 def verify_part(checkpoint: Checkpoint, part: PartName, xml: Path, precision: Precision) -> list[Check]:

@@ -8,7 +8,6 @@ Three things set it apart from a plain export of Qwen2:
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def speech_grammar(tokens: SpeechTokens) -> list[Rule]:
 
 
 def build_openvino_lm(checkpoint: Checkpoint, output_dir: Path, precision: Precision = "int8") -> Path:
-    """Write the folder that `tritone.speech_lm.SpeechLm` serves; a folder that is already there is replaced.
+    """Write into a folder what `tritone.speech_lm.SpeechLm` serves.
 
     Args:
         precision: of the weights: "int8" (one scale per row), "bf16", or "f32" for comparisons.
@@ -69,17 +68,13 @@ def build_openvino_lm(checkpoint: Checkpoint, output_dir: Path, precision: Preci
     vocabulary = Vocabulary(checkpoint.lm["vocab_size"], {ids for rule in grammar for ids in rule.allowed})
     model = Qwen2Graph(checkpoint, vocabulary, grammar, precision).model()
 
-    unfinished = output_dir.with_name(output_dir.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    ov.save_model(model, unfinished / "openvino_model.xml", compress_to_fp16=False)
-    vocabulary.save(unfinished / "vocabulary.json")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    ov.save_model(model, output_dir / "openvino_model.xml", compress_to_fp16=False)
+    vocabulary.save(output_dir / "vocabulary.json")
     # GenAI writes to the logits of the end token, so both files must name its row in the cut head
     end_row = int(vocabulary.row_of_id[tokens.im_end])
-    _write_json(unfinished / "generation_config.json", {"eos_token_id": end_row, "bos_token_id": None})
-    _write_json(unfinished / "config.json", {**checkpoint.lm, "eos_token_id": end_row, "bos_token_id": None})
-    shutil.rmtree(output_dir, ignore_errors=True)
-    unfinished.rename(output_dir)
+    _write_json(output_dir / "generation_config.json", {"eos_token_id": end_row, "bos_token_id": None})
+    _write_json(output_dir / "config.json", {**checkpoint.lm, "eos_token_id": end_row, "bos_token_id": None})
     return output_dir
 
 

@@ -144,9 +144,8 @@ class Generation:
 class SpeechLm:
     """One thread owns the engine and repeats: take new requests, admit, step, deliver.
 
-    A request is admitted when the KV cache can hold its prompt and its whole budget, so the cache never
-    runs full under a running sequence. Callbacks run on the LM's thread, between two steps: they must be
-    quick.
+    A request is admitted when the KV cache can hold its prompt and its whole budget, so the cache never runs full under
+    a running sequence. Callbacks run on the LM's thread, between two steps: they must be quick.
 
     Args:
         engine_dir: what `build_engines.speech_lm.build_openvino_lm` wrote.
@@ -185,9 +184,8 @@ class SpeechLm:
         Args:
             ids: the prompt, [n], as the checkpoint's own token ids.
             max_new_tokens: the budget, the end token included.
-            on_delivery: gets the new tokens: the first one at once, then in growing groups; all at the end
-            where
-                `streaming` is false.
+            on_delivery: gets the new tokens: the first one at once, then in growing groups; where `streaming` is
+                false, all at the end.
             min_new_tokens: the end token is not emitted before so many others.
             end_id: the token that ends the generation; None: exactly max_new_tokens are generated.
             is_cancelled: asked by the LM's thread now and then; true cancels.
@@ -229,9 +227,8 @@ class SpeechLm:
         scheduler.num_kv_blocks = self._num_kv_blocks
         scheduler.max_num_seqs = self._settings.max_num_sequences
         scheduler.max_num_batched_tokens = self._settings.max_num_batched_tokens
-        scheduler.enable_prefix_caching = (
-            False  # prompts share too little, and a request must not depend on earlier ones
-        )
+        # prompts share too little, and a request must not depend on earlier ones
+        scheduler.enable_prefix_caching = False
         properties = engine_properties(self._settings.precision)
         properties["INFERENCE_NUM_THREADS"] = self._settings.num_threads
         return genai.ContinuousBatchingPipeline(self._engine_dir, scheduler, "CPU", properties)
