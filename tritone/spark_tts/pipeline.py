@@ -53,10 +53,7 @@ class Pipeline:
     async def whole(self, request: SynthesisRequest) -> Speech:
         """All of the speech at once, decoded exactly."""
         voiced = await self._settle_voice(request)
-        ids: list[int] = []
-        async with aclosing(self._semantic_ids(voiced, request)) as groups:
-            async for group in groups:
-                ids += group
+        ids = await _all_ids(self._semantic_ids(voiced, request))
         semantic = token_values(ids, self._prompts.tokens.semantic_tokens)
         pieces = []
         for window in whole_windows(len(semantic), self._facts.receptive_field_tokens, WHOLE_WINDOW_TOKENS):
@@ -114,14 +111,16 @@ class Pipeline:
         prompt = self._prompts.controlled(request.text, voice.style)
 
         async def extend(kind: range, num_tokens: int) -> list[int]:
-            ids: list[int] = []
-            async with aclosing(self._models.generate(prompt, Phase(kind, num_tokens), request.sampling)) as groups:
-                async for group in groups:
-                    ids += group
-            return ids
+            return await _all_ids(self._models.generate(prompt, Phase(kind, num_tokens), request.sampling))
 
         for kind, value in ((t.pitch_values, voice.pitch_value), (t.speed_values, voice.speed_value)):
             prompt += await extend(kind, 1) if value is None else [kind[value]]
         prompt += [t.end_acoustic, t.start_global]
         speaker = await extend(t.global_tokens, NUM_GLOBAL_TOKENS)
         return _Voiced([*prompt, *speaker, t.end_global, t.start_semantic], token_values(speaker, t.global_tokens))
+
+
+async def _all_ids(generation: AsyncGenerator[list[int], None]) -> list[int]:
+    """The ids of a whole phase; being cancelled stops the language model."""
+    async with aclosing(generation) as groups:
+        return [token_id async for group in groups for token_id in group]
