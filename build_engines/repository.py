@@ -143,7 +143,8 @@ def _builder(
 
     if name == "speech_lm":
         own = [SOURCES / name for name in ("speech_lm.py", "qwen2_graph.py", "qwen2_reference.py")]
-        return build, [*own, CORE / "vocabulary.py", CORE / "speech_lm.py", CORE / "spark_tts"]
+        used = ("vocabulary.py", "speech_lm.py", "spark_tts/tokens.py", "spark_tts/prompts.py")
+        return build, [*own, *(CORE / name for name in used)]
     return build, [SOURCES / "codec.py", SOURCES / "networks", CORE / "engines.py"]
 
 
