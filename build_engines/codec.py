@@ -1,4 +1,4 @@
-"""The codec's three graphs: from the PyTorch networks to ONNX, from there to OpenVINO, and their comparison."""
+"""The codec's graphs: from the PyTorch networks to ONNX, from there to OpenVINO, and their comparison."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,12 +13,21 @@ from torch import nn
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.checks import Check
+from build_engines.cpu_rewrites import rewrite_for_cpu
 from build_engines.networks.semantic_encoder import SemanticEncoder
 from build_engines.networks.speaker_encoder import SpeakerEncoder
-from build_engines.networks.vocoder import Vocoder
+from build_engines.networks.vocoder import Vocoder, VocoderFeatures, VocoderWaves
+from build_engines.networks.wave_generator import wave_generator_field_tokens
 from tritone.engines import Engine, Precision
+from tritone.spark_tts.vocoder import VocoderEngine
 
-PartName = Literal["speaker_encoder", "semantic_encoder", "vocoder"]
+GraphName = Literal["speaker_encoder", "semantic_encoder", "vocoder_features", "vocoder_waves"]
+ModelName = Literal["speaker_encoder", "semantic_encoder", "vocoder"]
+GRAPHS: dict[ModelName, tuple[GraphName, ...]] = {
+    "speaker_encoder": ("speaker_encoder",),
+    "semantic_encoder": ("semantic_encoder",),
+    "vocoder": ("vocoder_features", "vocoder_waves"),
+}
 Arrays = dict[str, np.ndarray]
 
 # The newest opset that TensorRT, OpenVINO and onnxruntime all read without conversion, and the first with LayerNorm.
@@ -33,38 +42,55 @@ MIN_TOKEN_AGREEMENT = 0.99
 MIN_WAVEFORM_SNR_DB: dict[Precision, float] = {"f32": 80.0, "bf16": 25.0}
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What is particular to one graph."""
-
-    load: Callable[[Checkpoint], nn.Module]
-    make_inputs: Callable[[Checkpoint, int, int, np.random.Generator], Arrays]  # of a batch size and a length
-    dynamic_axes: dict[str, dict[int, str]]
-    output: str
-    shapes: tuple[tuple[int, int], ...]  # (batch size, length in tokens) at which engines are compared
-
-
 class _Output(Protocol):
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
 
 
-def reference(checkpoint: Checkpoint, part: PartName) -> nn.Module:
-    """The part's PyTorch network in float32, for inference: what its engines are compared with."""
-    return _PARTS[part].load(checkpoint)
+@dataclass(frozen=True)
+class _Graph:
+    """What is particular to one graph."""
+
+    load: Callable[[Checkpoint], nn.Module]
+    make_inputs: Callable[[Checkpoint, int, int, np.random.Generator], Arrays]  # of a batch size and a length
+    output: str
+    dynamic_axes: dict[str, dict[int, str]]
 
 
-def export_onnx(checkpoint: Checkpoint, part: PartName, output: Path) -> Path:
-    """Write one part as ONNX, with dynamic batch size and length, and return `output`."""
-    spec = _PARTS[part]
-    network = reference(checkpoint, part)
+@dataclass(frozen=True)
+class _Model:
+    """What is particular to the comparison of one served model."""
+
+    load: Callable[[Checkpoint], nn.Module]
+    make_inputs: Callable[[Checkpoint, int, int, np.random.Generator], Arrays]
+    open: Callable[[Checkpoint, Path, Precision], _Output]  # the engine in a folder
+    shapes: tuple[tuple[int, int], ...]  # (batch size, length in tokens) at which engines are compared
+
+
+def reference(checkpoint: Checkpoint, name: GraphName | ModelName) -> nn.Module:
+    """The PyTorch network in float32, for inference: what its engines are compared with."""
+    spec = _MODELS[name] if name in _MODELS else _GRAPHS[name]
+    return spec.load(checkpoint).eval()
+
+
+def build_engine(checkpoint: Checkpoint, model: ModelName, output_dir: Path) -> None:
+    """Write the OpenVINO graphs of one model into a folder: `<graph>.xml`, `.bin` beside it."""
+    for graph in GRAPHS[model]:
+        onnx_path = export_onnx(checkpoint, graph, output_dir / f"{graph}.onnx")
+        convert_to_openvino(onnx_path, output_dir / f"{graph}.xml")
+        onnx_path.unlink()
+
+
+def export_onnx(checkpoint: Checkpoint, graph: GraphName, output: Path) -> Path:
+    """Write one graph as ONNX, with dynamic batch size and length, and return `output`."""
+    spec = _GRAPHS[graph]
     example = spec.make_inputs(checkpoint, 2, 70, np.random.default_rng(0))
     output.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # The tracing exporter is deprecated, yet it makes the same graph as its successor in a twentieth of the time
-        # (2 s instead of 40 s for the three parts), and what it writes is compared with PyTorch at other shapes.
+        # (2 s instead of 40 s for all of them), and what it writes is compared with PyTorch at other shapes.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network,
+            reference(checkpoint, graph),
             tuple(torch.from_numpy(array) for array in example.values()),
             output,
             input_names=list(example),
@@ -79,20 +105,20 @@ def export_onnx(checkpoint: Checkpoint, part: PartName, output: Path) -> Path:
 def convert_to_openvino(onnx_path: Path, output_xml: Path) -> Path:
     """Write an ONNX graph as OpenVINO IR (.xml, .bin beside it), weights in float32, and return `output_xml`."""
     output_xml.parent.mkdir(parents=True, exist_ok=True)
-    ov.save_model(ov.convert_model(onnx_path), output_xml, compress_to_fp16=False)
+    model = ov.convert_model(onnx_path)
+    rewrite_for_cpu(model)
+    ov.save_model(model, output_xml, compress_to_fp16=False)
     return output_xml
 
 
-def verify_part(checkpoint: Checkpoint, part: PartName, xml: Path, precision: Precision) -> list[Check]:
-    """Compare an OpenVINO engine with PyTorch, one check for each batch size and length."""
-    engine = Engine(xml, precision)
-    output = _PARTS[part].output
-    return compare(checkpoint, part, lambda inputs: engine.run(inputs)[output], precision)
+def verify_engine(checkpoint: Checkpoint, model: ModelName, engine_dir: Path, precision: Precision) -> list[Check]:
+    """Compare a model's engine with PyTorch, one check for each batch size and length."""
+    return compare(checkpoint, model, _MODELS[model].open(checkpoint, engine_dir, precision), precision)
 
 
-def compare(checkpoint: Checkpoint, part: PartName, run: _Output, precision: Precision) -> list[Check]:
-    """Compare anything that runs a part's graph with PyTorch: `run` maps the named inputs to the output."""
-    spec, network = _PARTS[part], reference(checkpoint, part)
+def compare(checkpoint: Checkpoint, model: ModelName, run: _Output, precision: Precision) -> list[Check]:
+    """Compare anything that does a model's work with PyTorch: `run` maps the named inputs to the output."""
+    spec, network = _MODELS[model], reference(checkpoint, model)
     generator = np.random.default_rng(1)
     checks = []
     for batch_size, length in spec.shapes:
@@ -100,10 +126,10 @@ def compare(checkpoint: Checkpoint, part: PartName, run: _Output, precision: Pre
         with torch.inference_mode():
             expected = network(*(torch.from_numpy(array) for array in inputs.values())).numpy()
         found = run(inputs)
-        name = f"{part} in {precision}, batch of {batch_size}, {length} tokens"
+        name = f"{model} in {precision}, batch of {batch_size}, {length} tokens"
         if found.shape != expected.shape:
             checks.append(Check(f"{name}: shape {found.shape}, not {expected.shape}", 0.0, "", 1.0, ok=False))
-        elif part == "vocoder":
+        elif model == "vocoder":
             limit_db = MIN_WAVEFORM_SNR_DB[precision]
             checks.append(Check.at_least(name, signal_to_noise_db(found, expected), "dB SNR", limit_db))
         else:
@@ -152,30 +178,71 @@ def _speech_like(
     return np.stack(clips).astype(np.float32)
 
 
-_PARTS: dict[PartName, _Part] = {
-    "speaker_encoder": _Part(
+def _features(checkpoint: Checkpoint, batch_size: int, length: int, generator: np.random.Generator) -> Arrays:
+    tokens = _tokens(checkpoint, batch_size, length, generator)
+    with torch.inference_mode():
+        features = reference(checkpoint, "vocoder_features")(*map(torch.from_numpy, tokens.values())).numpy()
+    present = np.arange(length) < generator.integers(1, length + 1, size=(batch_size, 1))
+    return {"features": features, "mask": present.astype(np.float32)}
+
+
+def _open_graph(graph: GraphName) -> Callable[[Checkpoint, Path, Precision], _Output]:
+    def open_engine(_checkpoint: Checkpoint, engine_dir: Path, precision: Precision) -> _Output:
+        engine = Engine(engine_dir / f"{graph}.xml", precision)
+        return lambda inputs: engine.run(inputs)[_GRAPHS[graph].output]
+
+    return open_engine
+
+
+def _open_vocoder(checkpoint: Checkpoint, engine_dir: Path, precision: Precision) -> _Output:
+    field = wave_generator_field_tokens(checkpoint.bicodec["decoder"])
+    engine = VocoderEngine(engine_dir, field, precision)
+    return lambda inputs: np.stack([engine.decode(*row) for row in zip(*inputs.values(), strict=True)])
+
+
+_GRAPHS: dict[GraphName, _Graph] = {
+    "speaker_encoder": _Graph(
         load=SpeakerEncoder.from_checkpoint,
         make_inputs=_reference_clips,
-        dynamic_axes={"reference_clip": {0: "batch"}, "global_tokens": {0: "batch"}},
         output="global_tokens",
-        shapes=((1, 32), (3, 32)),
+        dynamic_axes={"reference_clip": {0: "batch"}, "global_tokens": {0: "batch"}},
     ),
-    "semantic_encoder": _Part(
+    "semantic_encoder": _Graph(
         load=SemanticEncoder.from_checkpoint,
         make_inputs=_wavs,
-        dynamic_axes={"wav": {0: "batch", 1: "num_samples"}, "semantic_tokens": {0: "batch", 1: "num_tokens"}},
         output="semantic_tokens",
-        shapes=((1, 25), (1, 333), (2, 101)),
+        dynamic_axes={"wav": {0: "batch", 1: "num_samples"}, "semantic_tokens": {0: "batch", 1: "num_tokens"}},
     ),
-    "vocoder": _Part(
-        load=Vocoder.from_checkpoint,
+    "vocoder_features": _Graph(
+        load=lambda checkpoint: VocoderFeatures(Vocoder.from_checkpoint(checkpoint)),
         make_inputs=_tokens,
+        output="features",
         dynamic_axes={
             "global_tokens": {0: "batch"},
             "semantic_tokens": {0: "batch", 1: "num_tokens"},
+            "features": {0: "batch", 1: "num_tokens"},
+        },
+    ),
+    "vocoder_waves": _Graph(
+        load=lambda checkpoint: VocoderWaves(Vocoder.from_checkpoint(checkpoint)),
+        make_inputs=_features,
+        output="waveform",
+        dynamic_axes={
+            "features": {0: "batch", 1: "num_frames"},
+            "mask": {0: "batch", 1: "num_frames"},
             "waveform": {0: "batch", 1: "num_samples"},
         },
-        output="waveform",
-        shapes=((1, 1), (1, 7), (3, 50), (1, 201)),
+    ),
+}
+
+_MODELS: dict[str, _Model] = {
+    "speaker_encoder": _Model(
+        SpeakerEncoder.from_checkpoint, _reference_clips, _open_graph("speaker_encoder"), shapes=((1, 32), (3, 32))
+    ),
+    "semantic_encoder": _Model(
+        SemanticEncoder.from_checkpoint, _wavs, _open_graph("semantic_encoder"), shapes=((1, 25), (1, 333), (2, 101))
+    ),
+    "vocoder": _Model(
+        Vocoder.from_checkpoint, _tokens, _open_vocoder, shapes=((1, 1), (1, 7), (3, 50), (1, 201), (1, 500))
     ),
 }

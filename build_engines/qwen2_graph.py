@@ -11,13 +11,11 @@ from tqdm import tqdm
 
 from build_engines.checkpoint import Checkpoint
 from build_engines.qwen2_reference import head_dim, head_name, rotary_table
+from tritone.speech_lm import ACTIVATION_GROUP
 from tritone.vocabulary import Vocabulary
 
 Precision = Literal["int8", "bf16", "f32"]
 
-# OpenVINO quantises the head's input in groups of 32 values; the class of a token is such a group of its own,
-# else its large value would cost the hidden state its resolution.
-ACTIVATION_GROUP = 32
 MASKED_LOGIT = -1000.0  # at most; far enough that softmax gives exactly zero in float32 at any useful temperature
 
 
@@ -171,6 +169,7 @@ class Qwen2Graph:
         one = np.exp2(np.ceil(np.log2(-MASKED_LOGIT / largest.min())))
 
         num_classes = len(self._grammar) + 1  # class 0: any token that the grammar does not name
+        # the classes are a quantisation group of their own: their large value would cost the others their resolution
         padding = -weight.shape[1] % ACTIVATION_GROUP
         width = padding + -(-num_classes // ACTIVATION_GROUP) * ACTIVATION_GROUP
         class_of_row = np.zeros(self._vocabulary.size, np.int64)

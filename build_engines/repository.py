@@ -13,6 +13,7 @@ from build_engines import checks, codec, speech_lm
 from build_engines.artifacts import build_artifact, source_hash, versions
 from build_engines.checkpoint import Checkpoint
 from build_engines.networks.vocoder import receptive_field_tokens
+from build_engines.networks.wave_generator import wave_generator_field_tokens
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.tokens import SpeechTokens
 
@@ -25,9 +26,9 @@ CORE = PROJECT_DIR / "tritone"
 # int8 and bf16 are the language model's; the vocoder is bf16 with both. f32 is everything in float32, for parity.
 Precision = Literal["int8", "bf16", "f32"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-EngineName = Literal["speech_lm"] | codec.PartName
-CODEC_PARTS: tuple[codec.PartName, ...] = get_args(codec.PartName)
-ENGINES: tuple[EngineName, ...] = ("speech_lm", *CODEC_PARTS)
+EngineName = Literal["speech_lm"] | codec.ModelName
+CODEC_MODELS: tuple[codec.ModelName, ...] = get_args(codec.ModelName)
+ENGINES: tuple[EngineName, ...] = ("speech_lm", *CODEC_MODELS)
 PIPELINE_MODELS = ("spark_tts", "spark_tts_stream")
 
 
@@ -48,7 +49,7 @@ def build_repository(checkpoint_dir: Path, output_dir: Path, precision: Precisio
     checkpoint = Checkpoint.open(checkpoint_dir)
     facts = model_facts(checkpoint)
     copy_models(output_dir, {name: _engine_settings(name, precision) for name in ENGINES})
-    for name in (*PIPELINE_MODELS, *CODEC_PARTS):
+    for name in (*PIPELINE_MODELS, *CODEC_MODELS):
         facts.save(output_dir / name / "1")
     for name in PIPELINE_MODELS:
         shutil.copyfile(checkpoint.tokenizer_path, output_dir / name / "1" / "tokenizer.json")
@@ -88,6 +89,7 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
         num_global_codes=len(tokens.global_tokens),
         num_semantic_codes=len(tokens.semantic_tokens),
         receptive_field_tokens=receptive_field_tokens(checkpoint.bicodec),
+        wave_field_tokens=wave_generator_field_tokens(checkpoint.bicodec["decoder"]),
     )
 
 
@@ -134,9 +136,7 @@ def _builder(
         if name == "speech_lm":
             speech_lm.build_openvino_lm(checkpoint, directory, precision)
         else:
-            onnx_path = codec.export_onnx(checkpoint, name, directory / "model.onnx")
-            codec.convert_to_openvino(onnx_path, directory / "model.xml")
-            onnx_path.unlink()
+            codec.build_engine(checkpoint, name, directory)
         results = _verify_engine(checkpoint, name, precision, directory)
         checks.require(results)
         return {"checks": [str(result) for result in results]}
@@ -145,7 +145,8 @@ def _builder(
         own = [SOURCES / name for name in ("speech_lm.py", "qwen2_graph.py", "qwen2_reference.py")]
         used = ("vocabulary.py", "speech_lm.py", "spark_tts/tokens.py", "spark_tts/prompts.py")
         return build, [*own, *(CORE / name for name in used)]
-    return build, [SOURCES / "codec.py", SOURCES / "networks", CORE / "engines.py"]
+    own = [SOURCES / name for name in ("codec.py", "cpu_rewrites.py", "networks")]
+    return build, [*own, CORE / "engines.py", *([CORE / "spark_tts/vocoder.py"] if name == "vocoder" else [])]
 
 
 def _verify_engine(
@@ -153,4 +154,4 @@ def _verify_engine(
 ) -> list[checks.Check]:
     if name == "speech_lm":
         return speech_lm.verify_lm(checkpoint, directory, precision)
-    return codec.verify_part(checkpoint, name, directory / "model.xml", _codec_precision(name, precision))
+    return codec.verify_engine(checkpoint, name, directory, _codec_precision(name, precision))

@@ -10,7 +10,7 @@ import pytest
 
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.models import SparkTtsModels, Tensors
-from tritone.spark_tts.pipeline import Pipeline
+from tritone.spark_tts.pipeline import Pipeline, PipelineSettings
 from tritone.spark_tts.prompts import Prompts, Style
 from tritone.spark_tts.request import ControlledVoice, ReferenceVoice, Sampling, SynthesisRequest
 from tritone.voices import TokenVoice
@@ -24,6 +24,7 @@ FACTS = ModelFacts(
     num_global_codes=4096,
     num_semantic_codes=8192,
     receptive_field_tokens=5,
+    wave_field_tokens=2,
 )
 SPEAKER = np.arange(32, dtype=np.int32)
 SAID = np.array([9, 8, 7], np.int32)
@@ -43,7 +44,8 @@ class ScriptedModels:
     async def call(self, model: str, inputs: Tensors, outputs: list[str]) -> dict[str, np.ndarray]:
         self.calls.append(model)
         if model == "vocoder":
-            return {"waveform": np.repeat(inputs["semantic_tokens"].astype(np.float32), 320, axis=1)}
+            kept = slice(int(inputs["keep_begin"][0, 0]), int(inputs["keep_end"][0, 0]))
+            return {"waveform": np.repeat(inputs["semantic_tokens"][:, kept].astype(np.float32) + 1, 320, axis=1)}
         return {"global_tokens": SPEAKER[None], "semantic_tokens": SAID[None]}
 
     async def stream(
@@ -79,8 +81,8 @@ def prompts(tiny_checkpoint: Path) -> Prompts:
 
 
 def pipeline(prompts: Prompts, models: ScriptedModels) -> Pipeline:
-    settings = StreamSettings(first_chunk=10, growth=2, max_chunk=40, look_ahead=6, fade=2)
-    return Pipeline(SparkTtsModels(models), prompts, FACTS, settings)
+    stream_settings = StreamSettings(first_chunk=10, max_chunk=40, look_ahead=6, fade=2)
+    return Pipeline(SparkTtsModels(models), prompts, FACTS, PipelineSettings(), stream_settings)
 
 
 def request(voice: ReferenceVoice | TokenVoice | ControlledVoice, **values: object) -> SynthesisRequest:

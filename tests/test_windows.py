@@ -1,87 +1,139 @@
+"""Which tokens are decoded together: that pieces join to the whole, and that a listener does not wait."""
+
+import itertools
+import math
+
 import numpy as np
 import pytest
 
-from tritone.windows import CrossFade, StreamSettings, StreamWindows, Window, whole_windows
+from tritone.windows import CrossFade, Playback, StreamSettings, StreamWindows, WholeWindows, Window, Windows
 
-RECEPTIVE_FIELD = 7
+FIELD = 5
+TOKENS_PER_S = 50.0
+SETTINGS = StreamSettings(first_chunk=10, max_chunk=40, look_ahead=6, fade=2)
 
 
-def convolve(tokens: np.ndarray) -> np.ndarray:
+class Clock:
+    """Time that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def decoded(tokens: np.ndarray) -> np.ndarray:
     """A stand-in vocoder: one sample a token, each the weighted sum of its receptive field, zeros beyond the ends."""
-    weights = np.random.default_rng(0).standard_normal(2 * RECEPTIVE_FIELD + 1)
-    return np.convolve(tokens, weights, mode="full")[RECEPTIVE_FIELD : RECEPTIVE_FIELD + len(tokens)].astype(np.float32)
+    return np.convolve(tokens, np.arange(1.0, 2 * FIELD + 2))[FIELD : FIELD + len(tokens)].astype(np.float32)
 
 
-@pytest.mark.parametrize("num_tokens", [*range(1, 60), 200])
-def test_whole_windows_decode_like_the_whole(num_tokens: int) -> None:
-    tokens = np.random.default_rng(num_tokens).standard_normal(num_tokens)
-    windows = list(whole_windows(num_tokens, RECEPTIVE_FIELD, window_size=20))
-    decoded = np.concatenate([w.kept(convolve(tokens[w.begin : w.end]), 1) for w in windows])
-    np.testing.assert_allclose(decoded, convolve(tokens), atol=1e-5)
+def play(windows: Windows, tokens: np.ndarray, num_at_a_time: int) -> tuple[np.ndarray, list[Window]]:
+    """The joined samples, and the windows they came from, when so many tokens come at a time."""
+    fade, pieces, used = CrossFade(), [], []
+    for num_tokens in [*range(num_at_a_time, len(tokens), num_at_a_time), len(tokens)]:
+        finished = num_tokens == len(tokens)
+        while (window := windows.next(num_tokens, finished)) is not None:
+            assert 0 <= window.begin <= window.keep_begin < window.keep_end
+            assert window.keep_end + window.fade <= window.end <= num_tokens
+            samples = decoded(tokens[window.begin : window.end])
+            kept = samples[window.keep_begin - window.begin : window.keep_end + window.fade - window.begin]
+            pieces.append(fade.join(kept, window.fade))
+            used.append(window)
+    return np.concatenate(pieces), used
 
 
-def test_windows_of_a_long_utterance_have_one_size() -> None:
-    assert {w.end - w.begin for w in whole_windows(1234, RECEPTIVE_FIELD, window_size=50)} == {50}
+@pytest.mark.parametrize("num_at_a_time", [1, 7, 1000])
+@pytest.mark.parametrize("num_tokens", [*range(1, 60), 100, 333])
+def test_whole_windows_join_to_the_whole(num_tokens: int, num_at_a_time: int) -> None:
+    tokens = np.random.default_rng(num_tokens).standard_normal(num_tokens).astype(np.float32)
+    samples, windows = play(WholeWindows(FIELD, chunk=13), tokens, num_at_a_time)
+    np.testing.assert_allclose(samples, decoded(tokens), rtol=1e-5)
+    assert max(window.end - window.begin for window in windows) <= 13 + 2 * FIELD
 
 
-def test_a_window_without_room_between_its_contexts_is_refused() -> None:
-    with pytest.raises(ValueError, match="window_size must be over 14"):
-        list(whole_windows(100, RECEPTIVE_FIELD, window_size=2 * RECEPTIVE_FIELD))
+@pytest.mark.parametrize("num_at_a_time", [1, 7, 1000])
+@pytest.mark.parametrize("num_tokens", [*range(1, 60), 100, 333])
+def test_stream_windows_join_to_the_whole_where_the_look_ahead_covers_the_field(
+    num_tokens: int, num_at_a_time: int
+) -> None:
+    tokens = np.random.default_rng(num_tokens).standard_normal(num_tokens).astype(np.float32)
+    settings = StreamSettings(first_chunk=4, max_chunk=20, look_ahead=FIELD + 2, fade=2)
+    windows = StreamWindows(settings, FIELD, TOKENS_PER_S, Playback(), Clock())
+    samples, used = play(windows, tokens, num_at_a_time)
+    np.testing.assert_allclose(samples, decoded(tokens), rtol=1e-4, atol=1e-4)
+    assert all(window.begin == max(0, window.keep_begin - FIELD) for window in used)
+    assert max(window.keep_end - window.keep_begin for window in used) <= 20
 
 
-def stream(tokens: np.ndarray, settings: StreamSettings, arrivals: list[int]) -> tuple[np.ndarray, list[Window]]:
-    """What a client concatenates when the tokens arrive in groups of the given sizes."""
-    planner, fade, pieces, windows = StreamWindows(settings, RECEPTIVE_FIELD), CrossFade(), [], []
-    num_arrived = 0
-    for size in [*arrivals, len(tokens)]:
-        finished = size == len(tokens)
-        num_arrived = min(len(tokens), num_arrived + size)
-        while (window := planner.next(num_arrived, finished)) is not None:
-            num_fade = 0 if finished and window.keep_end == len(tokens) else settings.fade
-            samples = window.kept(convolve(tokens[window.begin : window.end]), 1, num_fade)
-            pieces.append(fade.join(samples, num_fade))
-            windows.append(window)
-    return np.concatenate(pieces), windows
+def streamed(tokens_per_s: float, decode_s: float, num_tokens: int = 600) -> tuple[list[int], float]:
+    """The chunks of a stream whose tokens come at a steady pace, and how long its listener was without speech."""
+    clock, playback = Clock(), Playback()
+    windows = StreamWindows(SETTINGS, FIELD, TOKENS_PER_S, playback, clock)
+    chunks, silent_s = [], 0.0
+    began_s = clock.now_s
+    while sum(chunks) < num_tokens:
+        num_arrived = min(num_tokens, int((clock.now_s - began_s) * tokens_per_s))
+        window = windows.next(num_arrived, num_arrived == num_tokens)
+        if window is None:
+            clock.now_s += 1 / tokens_per_s
+            continue
+        clock.now_s += decode_s
+        chunks.append(window.keep_end - window.keep_begin)
+        silent_s += max(0.0, -playback.lead_s(clock.now_s))
+        playback.sent(chunks[-1] / TOKENS_PER_S, clock.now_s)
+    return chunks, silent_s
 
 
-@pytest.mark.parametrize("num_tokens", [1, 2, 5, 9, 10, 11, 24, 25, 26, 100, 333])
-@pytest.mark.parametrize("group", [1, 4, 1000])
-def test_a_stream_with_full_look_ahead_equals_the_whole(num_tokens: int, group: int) -> None:
-    settings = StreamSettings(first_chunk=5, growth=1.5, max_chunk=40, look_ahead=RECEPTIVE_FIELD + 3, fade=3)
-    tokens = np.random.default_rng(num_tokens).standard_normal(num_tokens)
-    arrivals = [group] * ((num_tokens - 1) // group)
-    streamed, _ = stream(tokens, settings, arrivals)
-    np.testing.assert_allclose(streamed, convolve(tokens), atol=1e-5)
+@pytest.mark.parametrize("tokens_per_s", [56, 70, 100, 200, 1000])
+def test_a_listener_never_runs_dry_while_the_server_keeps_up(tokens_per_s: float) -> None:
+    chunks, silent_s = streamed(tokens_per_s, decode_s=0.03)
+    assert silent_s == 0
+    assert chunks[0] == SETTINGS.first_chunk
 
 
-def test_last_chunk_keeps_all_tokens() -> None:
-    settings = StreamSettings(first_chunk=10, growth=1, max_chunk=10, look_ahead=4, fade=0)
-    _, windows = stream(np.ones(37), settings, [1] * 36)
-    assert [w.keep_end for w in windows] == [10, 20, 30, 37]
-    assert windows[-1].end == 37
+def test_chunks_grow_with_the_lead() -> None:
+    chunks, _ = streamed(tokens_per_s=200, decode_s=0.03)
+    assert chunks[0] < chunks[1] < chunks[2] == SETTINGS.max_chunk
+    assert chunks[3:13] == [SETTINGS.max_chunk] * 10
 
 
-def test_chunks_grow_to_their_limit() -> None:
-    settings = StreamSettings(first_chunk=10, growth=2, max_chunk=35, look_ahead=0, fade=0)
-    _, windows = stream(np.ones(200), settings, [1] * 199)
-    assert [w.keep_end - w.keep_begin for w in windows] == [10, 20, 35, 35, 35, 35, 30]
+def test_chunks_grow_when_the_server_cannot_keep_up() -> None:
+    chunks, silent_s = streamed(tokens_per_s=20, decode_s=0.05)
+    assert silent_s > 0
+    assert chunks[:4] == [10, 20, 40, 40]
+    assert chunks[4:-1] == [SETTINGS.max_chunk] * len(chunks[4:-1])
 
 
-def test_no_window_is_planned_before_its_look_ahead_arrived() -> None:
-    planner = StreamWindows(StreamSettings(first_chunk=10, look_ahead=5, fade=1), RECEPTIVE_FIELD)
-    assert planner.next(14, finished=False) is None
-    assert planner.next(15, finished=False) == Window(0, 15, 0, 10)
+def test_a_chunk_is_begun_earlier_when_decoding_takes_longer() -> None:
+    slow, fast = (streamed(tokens_per_s=80, decode_s=decode_s) for decode_s in (0.15, 0.01))
+    assert slow[1] == fast[1] == 0
+    assert len(slow[0]) > len(fast[0])
 
 
-def test_a_cross_fade_goes_from_one_estimate_to_the_other() -> None:
+def test_a_playback_counts_what_is_left() -> None:
+    playback = Playback()
+    assert playback.lead_s(5.0) == math.inf
+    playback.sent(1.0, now_s=10.0)
+    playback.sent(0.5, now_s=10.2)
+    assert playback.lead_s(10.2) == pytest.approx(1.3)
+    assert playback.lead_s(12.0) == pytest.approx(-0.5)
+    playback.sent(1.0, now_s=12.0)  # the listener waited, and goes on
+    assert playback.lead_s(12.0) == pytest.approx(1.0)
+
+
+def test_a_cross_fade_goes_from_one_neighbour_to_the_other() -> None:
     fade = CrossFade()
-    first = fade.join(np.zeros(10, np.float32), num_tail=4)
-    second = fade.join(np.ones(8, np.float32), num_tail=0)
-    assert len(first) == 6
-    np.testing.assert_allclose(second, [0.125, 0.375, 0.625, 0.875, 1, 1, 1, 1])
+    first, second = fade.join(np.zeros(8, np.float32), 4), fade.join(np.ones(8, np.float32), 0)
+    assert len(first) == 4 and len(second) == 8
+    assert all(before < after for before, after in itertools.pairwise(second[:5]))
+    np.testing.assert_array_equal(second[4:], np.ones(4))
 
 
-@pytest.mark.parametrize("wrong", [{"first_chunk": 0}, {"growth": 0.5}, {"max_chunk": 3}, {"fade": 17}, {"fade": -1}])
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError):
-        StreamSettings(**wrong)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "values",
+    [{"first_chunk": 0}, {"max_chunk": 9}, {"look_ahead": 0, "fade": 0}, {"fade": 7, "look_ahead": 6}, {"fade": -1}],
+)
+def test_settings_that_make_no_sense_are_refused(values: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        StreamSettings(**{"first_chunk": 10, "max_chunk": 40, **values})

@@ -1,7 +1,7 @@
 """Running an OpenVINO graph on the CPU, NumPy in and NumPy out."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +29,26 @@ class Engine:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        if not xml_path.is_file():
-            raise FileNotFoundError(f"{xml_path} is missing")
+        self._compile(_read(xml_path), precision, num_threads)
+
+    @classmethod
+    def of_shapes(
+        cls, xml_path: Path, precision: Precision, num_threads: int, shapes: Iterable[Mapping[str, Sequence[int]]]
+    ) -> "list[Engine]":
+        """As the constructor, one engine for each set of input shapes by name; they share the file's memory.
+
+        With fixed shapes OpenVINO joins chains of arithmetic to single kernels, which it does not do otherwise.
+        """
+        model = _read(xml_path)
+        engines = []
+        for shape_of_input in shapes:
+            model.reshape({name: list(shape) for name, shape in shape_of_input.items()})
+            engine = cls.__new__(cls)
+            engine._compile(model, precision, num_threads)
+            engines.append(engine)
+        return engines
+
+    def _compile(self, model: ov.Model, precision: Precision, num_threads: int) -> None:
         properties: dict[str, str | int] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,
@@ -41,7 +59,7 @@ class Engine:
             # ones, where its results are wrong from then on (seen in the semantic encoder; not in bf16). Choosing
             # kernels anew costs about 20 ms a call, little beside what float32 engines take.
             properties["CPU_RUNTIME_CACHE_CAPACITY"] = 0
-        self._model = ov.Core().compile_model(xml_path, "CPU", properties)
+        self._model = ov.Core().compile_model(model, "CPU", properties)
         self._request = self._model.create_infer_request()
         self._lock = threading.Lock()
 
@@ -57,6 +75,12 @@ class Engine:
         with self._lock:
             results = self._request.infer(arrays, share_inputs=True)
         return {name: array for output, array in results.items() for name in output.names}
+
+
+def _read(xml_path: Path) -> ov.Model:
+    if not xml_path.is_file():
+        raise FileNotFoundError(f"{xml_path} is missing")
+    return ov.Core().read_model(xml_path)
 
 
 def cpu_has_bf16(cpu_info_path: Path = Path("/proc/cpuinfo")) -> bool:

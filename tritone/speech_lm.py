@@ -85,12 +85,22 @@ class Sampling:
         return self.temperature < 1e-6 or self.top_k == 1  # logits over the smallest numbers would be infinite
 
 
+ACTIVATION_GROUP = 128  # values of an int8 engine's activations that share a scale
+
+
 def engine_properties(precision: str) -> dict[str, Any]:
     """OpenVINO's settings for an engine with weights of `precision`.
 
-    All but "f32" compute in bf16 where the CPU has it, and keep keys and values in 8 bits.
+    "int8" quantises activations, too, as they come: only with float32 around it does OpenVINO do that, and multiplies
+    8-bit integers. In bfloat16 it would first expand the weights, for every token: measured at 1, 4 and 8 streams,
+    36, 72 and 134 tokens/s instead of 49, 145 and 233, for a logit error of 0.056 instead of 0.064.
+    "bf16" computes in bfloat16 where the CPU has it; both keep keys and values in 8 bits. "f32" is float32 throughout.
     """
-    return {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} if precision == "f32" else {}
+    if precision == "f32":
+        return {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    if precision == "int8":
+        return {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": ACTIVATION_GROUP}
+    return {}
 
 
 class FinishReason(Enum):

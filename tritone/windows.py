@@ -5,46 +5,56 @@ receptive field. A window that carries that context decodes to the same samples 
 All positions here count tokens.
 """
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens [begin, end) go into the vocoder; of what comes out, tokens [keep_begin, keep_end) are used."""
+    """Tokens [begin, end) go into the vocoder; of what comes out, the samples of [keep_begin, keep_end) are used.
+
+    The samples of `fade` more tokens are cross-faded with the next window's.
+    """
 
     begin: int
     end: int
     keep_begin: int
     keep_end: int
-
-    def kept(self, waveform: np.ndarray, samples_per_token: int, num_extra_tokens: int = 0) -> np.ndarray:
-        """The used samples of the window's `waveform` [samples], with those of `num_extra_tokens` after them."""
-        first = (self.keep_begin - self.begin) * samples_per_token
-        last = (self.keep_end + num_extra_tokens - self.begin) * samples_per_token
-        return waveform[first:last]
+    fade: int = 0
 
 
-def whole_windows(num_tokens: int, receptive_field: int, window_size: int) -> Iterator[Window]:
-    """Windows of at most `window_size` tokens that decode an utterance exactly, in order.
+class Windows(Protocol):
+    """Plans the windows of one utterance while its tokens arrive."""
 
-    An utterance that fits is one window; of a longer one every window has `window_size` tokens (so that windows of
-    different requests can be batched and memory is bounded) and full context on both sides.
+    def next(self, num_tokens: int, finished: bool) -> Window | None:
+        """The next window when `num_tokens` have arrived (`finished`: all of them), None while there is none."""
 
-    Raises:
-        ValueError: `window_size` leaves no room for a token between two contexts.
-    """
-    if window_size <= 2 * receptive_field:
-        raise ValueError(f"window_size must be over {2 * receptive_field} (two contexts), got {window_size}")
-    keep_begin = 0
-    while keep_begin < num_tokens:
-        begin = max(0, min(keep_begin - receptive_field, num_tokens - window_size))
-        end = min(begin + window_size, num_tokens)
-        keep_end = num_tokens if end == num_tokens else end - receptive_field
-        yield Window(begin, end, keep_begin, keep_end)
-        keep_begin = keep_end
+
+class WholeWindows:
+    """Decodes an utterance exactly, once all of its tokens are there: full context on both sides."""
+
+    def __init__(self, receptive_field: int, chunk: int) -> None:
+        """
+        Args:
+            chunk: how many tokens a window keeps; it bounds the memory, and what a cancelled request still costs.
+        """
+        self._receptive_field = receptive_field
+        self._chunk = chunk
+        self._num_planned = 0
+
+    def next(self, num_tokens: int, finished: bool) -> Window | None:
+        """As `Windows.next`."""
+        keep_begin, keep_end = self._num_planned, min(self._num_planned + self._chunk, num_tokens)
+        if not finished or keep_begin == keep_end:
+            return None
+        self._num_planned = keep_end
+        begin, end = max(0, keep_begin - self._receptive_field), min(keep_end + self._receptive_field, num_tokens)
+        return Window(begin, end, keep_begin, keep_end)
 
 
 @dataclass(frozen=True)
@@ -52,48 +62,124 @@ class StreamSettings:
     """The sizes of a stream's chunks, in tokens.
 
     Attributes:
-        first_chunk: the first chunk is small, so that a client hears it soon.
-        growth: each chunk is so many times its predecessor, since long windows cost less per token ...
-        max_chunk: ... up to this size.
-        look_ahead: tokens decoded beyond a chunk, for its right context. 16 of the published vocoder's 68
-            give 53 dB SNR against the whole waveform.
+        first_chunk: the first chunk; later ones are as small only while the listener would run dry otherwise.
+        max_chunk: the largest; large windows spend a smaller share on context.
+        look_ahead: tokens decoded beyond a chunk, for its right context.
         fade: how many of the look-ahead's tokens are cross-faded with the next chunk.
     """
 
-    first_chunk: int = 20
-    growth: float = 2.0
-    max_chunk: int = 160
-    look_ahead: int = 16
+    first_chunk: int = 10
+    max_chunk: int = 170
+    look_ahead: int = 14
     fade: int = 2
 
     def __post_init__(self) -> None:
-        if not (self.first_chunk >= 1 and self.growth >= 1 and self.max_chunk >= self.first_chunk):
-            raise ValueError(f"chunks must start at 1 token or more and not shrink: {self}")
-        if not 0 <= self.fade <= self.look_ahead:
-            raise ValueError(f"fade must lie within the look-ahead: {self}")
+        if not 1 <= self.first_chunk <= self.max_chunk:
+            raise ValueError(f"first_chunk must be between 1 and max_chunk: {self}")
+        if not 0 <= self.fade <= self.look_ahead or self.look_ahead == 0:
+            raise ValueError(f"look_ahead must be at least 1, and fade must lie within it: {self}")
+
+
+class Playback:
+    """What a listener still has to play who began with the first piece and plays on in real time."""
+
+    def __init__(self) -> None:
+        self._dry_at_s = math.inf
+
+    def sent(self, duration_s: float, now_s: float) -> None:
+        """A piece of speech of `duration_s` left at `now_s`; a listener who had run dry goes on with it."""
+        begins_at_s = now_s if self._dry_at_s == math.inf else max(self._dry_at_s, now_s)
+        self._dry_at_s = begins_at_s + duration_s
+
+    def lead_s(self, now_s: float) -> float:
+        """Seconds until the listener runs dry; 0 or less: it has. Infinite before the first piece."""
+        return self._dry_at_s - now_s
 
 
 class StreamWindows:
-    """Plans the windows of one stream while its tokens arrive."""
+    """Plans the chunks of a stream so that the first is out early and the listener never runs dry.
 
-    def __init__(self, settings: StreamSettings, receptive_field: int) -> None:
+    While tokens come at the speed of speech or faster, a chunk is put off as long as what the listener still has allows
+    it, and then takes all that is there: so chunks are small at first and grow with the lead. When tokens come much
+    slower, no schedule saves the listener from waiting; then chunks double, since small ones cost the server the most.
+    """
+
+    # a chunk is begun when the listener's lead is down to the time that the last one took, times so much, and so much
+    SAFETY_FACTOR = 1.5
+    SAFETY_S = 0.05
+    SLOW = 0.9  # of the speed of speech: slower is much slower
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        receptive_field: int,
+        tokens_per_s: float,
+        playback: Playback,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            tokens_per_s: of speech as it is played.
+            playback: of the whole stream, which may have several utterances; the caller tells it what was sent.
+            clock: the time in seconds.
+        """
         self._settings = settings
         self._receptive_field = receptive_field
-        self._chunk = float(settings.first_chunk)
+        self._tokens_per_s = tokens_per_s
+        self._playback = playback
+        self._clock = clock
         self._num_planned = 0
+        self._num_windows = 0
+        self._planned_at_s: float | None = None  # the last window, until it is done
+        self._turnaround_s = 0.0  # what it took
+        self._first_arrival: tuple[float, int] | None = None  # when how many tokens were there
+        self._last_arrival = (0.0, 0)
+        self._arrival_gap_s = 0.0
 
     def next(self, num_tokens: int, finished: bool) -> Window | None:
-        """The next window when `num_tokens` have arrived (`finished`: all of them), None while there are too few."""
-        keep_end = self._num_planned + int(self._chunk)
-        end = keep_end + self._settings.look_ahead
-        if finished and end >= num_tokens:  # what would remain is no more than a look-ahead: take it along
-            keep_end = end = num_tokens
-        if end > num_tokens or keep_end == self._num_planned:
+        """As `Windows.next`; asked again once a window's samples were sent."""
+        now_s = self._clock()
+        self._note(num_tokens, now_s)
+        remaining = num_tokens - self._num_planned
+        if finished:
+            if remaining <= self._settings.max_chunk:
+                return self._window(num_tokens, num_tokens, 0) if remaining > 0 else None
+        elif remaining - self._settings.look_ahead < self._least_chunk(now_s):
             return None
-        window = Window(max(0, self._num_planned - self._receptive_field), end, self._num_planned, keep_end)
+        ready = max(1, remaining - self._settings.look_ahead)
+        keep_end = self._num_planned + min(ready, self._settings.max_chunk)
+        return self._window(keep_end, min(keep_end + self._settings.look_ahead, num_tokens), self._settings.fade)
+
+    def _window(self, keep_end: int, end: int, fade: int) -> Window:
+        window = Window(max(0, self._num_planned - self._receptive_field), end, self._num_planned, keep_end, fade)
         self._num_planned = keep_end
-        self._chunk = min(self._chunk * self._settings.growth, self._settings.max_chunk)
+        self._num_windows += 1
+        self._planned_at_s = self._clock()
         return window
+
+    def _note(self, num_tokens: int, now_s: float) -> None:
+        if self._planned_at_s is not None:
+            self._turnaround_s, self._planned_at_s = now_s - self._planned_at_s, None
+        if self._first_arrival is None:
+            self._first_arrival = self._last_arrival = (now_s, num_tokens)
+        elif num_tokens > self._last_arrival[1]:
+            self._arrival_gap_s = now_s - self._last_arrival[0]
+            self._last_arrival = (now_s, num_tokens)
+
+    def _least_chunk(self, now_s: float) -> int:
+        """How many tokens a chunk must have to be decoded now."""
+        lead_s = self._playback.lead_s(now_s)
+        if lead_s == math.inf:
+            return self._settings.first_chunk
+        if self._tokens_are_slow():
+            return min(self._settings.first_chunk * 2**self._num_windows, self._settings.max_chunk)
+        reserve_s = self.SAFETY_FACTOR * self._turnaround_s + self._arrival_gap_s + self.SAFETY_S
+        return self._settings.first_chunk if lead_s <= reserve_s else self._settings.max_chunk
+
+    def _tokens_are_slow(self) -> bool:
+        assert self._first_arrival is not None
+        (began_s, num_began), (last_s, num_last) = self._first_arrival, self._last_arrival
+        return num_last - num_began < (last_s - began_s) * self.SLOW * self._tokens_per_s
 
 
 class CrossFade:

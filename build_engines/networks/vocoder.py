@@ -35,9 +35,34 @@ class Vocoder(nn.Module):
         return network.eval()
 
     def forward(self, global_tokens: torch.Tensor, semantic_tokens: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.features(global_tokens, semantic_tokens).transpose(1, 2))
+
+    def features(self, global_tokens: torch.Tensor, semantic_tokens: torch.Tensor) -> torch.Tensor:
+        """What the wave generator makes samples of: one frame a token, [batch, m, channels]."""
         speaker = self.speaker(global_tokens)
-        features = self.prenet(self.quantizer.detokenize(semantic_tokens), speaker) + speaker.unsqueeze(1)
-        return self.decoder(features.transpose(1, 2))
+        return self.prenet(self.quantizer.detokenize(semantic_tokens), speaker) + speaker.unsqueeze(1)
+
+
+class VocoderFeatures(nn.Module):
+    """The first half of a vocoder as a graph of its own: its tokens -> features [batch, m, channels]."""
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        super().__init__()
+        self.vocoder = vocoder
+
+    def forward(self, global_tokens: torch.Tensor, semantic_tokens: torch.Tensor) -> torch.Tensor:
+        return self.vocoder.features(global_tokens, semantic_tokens)
+
+
+class VocoderWaves(nn.Module):
+    """The second half: features [batch, frames, channels], mask [batch, frames] -> samples [batch, frames * hop]."""
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        super().__init__()
+        self.decoder = vocoder.decoder
+
+    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.decoder(features.transpose(1, 2), mask)
 
 
 class SpeakerVector(nn.Module):

@@ -10,7 +10,11 @@ from build_engines.layout import Config
 
 
 class WaveGenerator(nn.Module):
-    """Features [batch, channels, frames] -> samples [batch, frames * hop] in -1..1."""
+    """Features [batch, channels, frames] -> samples [batch, frames * hop] in -1..1.
+
+    A mask [batch, frames] of ones followed by zeros makes an utterance's samples independent of the frames behind its
+    end, exactly as if they were not there: so inputs of one size can hold utterances of any length.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -29,8 +33,13 @@ class WaveGenerator(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.model(features).squeeze(1)
+    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        first, *blocks, snake, last, tanh = self.model
+        present = None if mask is None else mask.unsqueeze(1)
+        x = first(_masked(features, present))
+        for block in blocks:
+            x, present = block(x, present)
+        return tanh(last(_masked(snake(x), present))).squeeze(1)
 
 
 class UpsamplingBlock(nn.Module):
@@ -38,6 +47,7 @@ class UpsamplingBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, rate: int, kernel_size: int) -> None:
         super().__init__()
+        self.rate = rate
         padding = upsampling_padding(rate, kernel_size)
         self.block = nn.Sequential(
             Snake(in_channels),
@@ -45,8 +55,15 @@ class UpsamplingBlock(nn.Module):
             *(ResidualUnit(out_channels, dilation) for dilation in layout.WAVE_DILATIONS),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.block(x)
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The frames [batch, channels, frames] and their mask [batch, 1, frames], at the higher rate."""
+        snake, upsample, *units = self.block
+        x = upsample(_masked(snake(x), mask))
+        if mask is not None:
+            mask = mask.unsqueeze(-1).expand(-1, -1, -1, self.rate).flatten(2)
+        for unit in units:
+            x = unit(x, mask)
+        return x, mask
 
 
 class ResidualUnit(nn.Module):
@@ -63,8 +80,12 @@ class ResidualUnit(nn.Module):
             nn.Conv1d(channels, channels, kernel_size=1),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.block(x)
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        snake, *rest = self.block
+        y = _masked(snake(x), mask)
+        for layer in rest:
+            y = layer(y)
+        return x + y
 
 
 class Snake(nn.Module):
@@ -76,6 +97,11 @@ class Snake(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).square()
+
+
+def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """What a convolution shall see: zeros where the mask has them, as its own padding has beyond the ends."""
+    return x if mask is None else x * mask
 
 
 def upsampling_padding(rate: int, kernel_size: int) -> int:

@@ -16,15 +16,17 @@ from tritonclient.grpc.service_pb2_grpc import (
 )
 
 WAIT_S = 30  # generous: only a broken client waits this long
+LONG_S = 600
 
 
 class FakeTriton(GRPCInferenceServiceServicer):
-    """Answers every request with `pieces` and the tokens, as far as the request asks for them.
+    """Answers every request with `pieces`, the tokens and `end_reason`, as far as the request asks for them.
 
+    An `end_reason` of None is the answer of an older server, without that tensor.
     What else it does is chosen by the target text:
         "bad": INVALID_ARGUMENT.    "busy": UNAVAILABLE.    "nothing": a response without outputs.
         "empty": a stream without responses.
-        "long": over 4 MB of speech.
+        "long": ten minutes of speech; in a stream, in pieces of a second.
         "no such model": a stream's error message without a status.
         "hang": a stream's first piece, then nothing until the call is cancelled.
         "meet": a stream's first piece, then a wait until `num_side_by_side` streams have come as far.
@@ -37,6 +39,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self.waveform = np.concatenate(self.pieces)
         self.global_tokens = np.arange(32, dtype=np.int32)
         self.semantic_tokens = np.array([8, 1, 8191, 0], dtype=np.int32)
+        self.end_reason: str | None = "complete"
         self.requests: list[ModelInferRequest] = []
         self.hanging = threading.Event()
         self.cancelled = threading.Event()
@@ -62,7 +65,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self._take(request, context)
         if _text(request) == "hang":
             self._hang()
-        waveform = np.tile(self.waveform, 1000) if _text(request) == "long" else self.waveform
+        waveform = np.zeros(LONG_S * 16000, np.float32) if _text(request) == "long" else self.waveform
         return self._response(request, waveform, is_last=True)
 
     def ModelStreamInfer(  # noqa: N802
@@ -75,8 +78,9 @@ class FakeTriton(GRPCInferenceServiceServicer):
                 return
             if _text(request) == "empty":
                 return
-            for index, waveform in enumerate(self.pieces):
-                response = self._response(request, waveform, is_last=index == len(self.pieces) - 1)
+            pieces = [np.zeros(16000, np.float32)] * LONG_S if _text(request) == "long" else self.pieces
+            for index, waveform in enumerate(pieces):
+                response = self._response(request, waveform, is_last=index == len(pieces) - 1)
                 yield ModelStreamInferResponse(infer_response=response)
                 if _text(request) == "hang":
                     self._hang()
@@ -88,7 +92,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
         if _text(request) == "bad":
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "target_text must be good")
         if _text(request) == "busy":
-            context.abort(grpc.StatusCode.UNAVAILABLE, "too many requests")
+            context.abort(grpc.StatusCode.UNAVAILABLE, "too many requests: try again in about 2 s")
         if _text(request) == "hang":  # it never ends by itself, so its end is its cancellation
             context.add_callback(self.cancelled.set)
 
@@ -97,15 +101,20 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self.cancelled.wait()  # at the latest stop() cancels the call
 
     def _response(self, request: ModelInferRequest, waveform: np.ndarray, is_last: bool) -> ModelInferResponse:
-        outputs = {"waveform": waveform}
+        outputs = {"waveform": ("FP32", len(waveform), waveform.tobytes())}
         if is_last:
-            outputs |= {"global_tokens": self.global_tokens, "semantic_tokens": self.semantic_tokens}
+            for name in ("global_tokens", "semantic_tokens"):
+                tokens: np.ndarray = getattr(self, name)
+                outputs[name] = ("INT32", len(tokens), tokens.tobytes())
+        if is_last and self.end_reason is not None:
+            text = self.end_reason.encode()
+            outputs["end_reason"] = ("BYTES", 1, len(text).to_bytes(4, "little") + text)
         response = ModelInferResponse(model_name=request.model_name)
         for name in [output.name for output in request.outputs]:
             if name in outputs and _text(request) != "nothing":
-                datatype = "FP32" if name == "waveform" else "INT32"
-                response.outputs.add(name=name, datatype=datatype, shape=[1, len(outputs[name])])
-                response.raw_output_contents.append(outputs[name].tobytes())
+                datatype, length, raw = outputs[name]
+                response.outputs.add(name=name, datatype=datatype, shape=[1, length])
+                response.raw_output_contents.append(raw)
         return response
 
 
@@ -115,7 +124,7 @@ def _text(request: ModelInferRequest) -> str:
 
 def _inputs(request: ModelInferRequest) -> dict[str, np.ndarray]:
     """The request's tensors, decoded by the rules of the protocol and not by the client's own code."""
-    dtypes = {"FP32": np.float32, "INT32": np.int32, "UINT64": np.uint64}
+    dtypes = {"FP32": np.float32, "INT32": np.int32, "UINT64": np.uint64, "BOOL": np.bool_}
     inputs = {}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
         if tensor.datatype == "BYTES":

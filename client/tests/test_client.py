@@ -20,6 +20,7 @@ from tritone_client import (
     TokenVoice,
     Tritone,
     TritoneError,
+    Unavailable,
 )
 
 WAIT_S = 30
@@ -60,6 +61,26 @@ def test_sampling_options_are_sent_in_the_contracts_types(fake_triton, tritone):
     assert (inputs["temperature"], inputs["max_audio_s"]) == ([[0.5]], [[4.0]])
     assert inputs["top_k"].dtype == np.int32 and inputs["top_k"] == [[3]]
     assert inputs["seed"].dtype == np.uint64 and inputs["seed"] == [[2**64 - 1]]
+
+
+def test_text_is_normalised_only_where_asked_for(fake_triton, tritone):
+    tritone.synthesize("2 dogs", voice=VOICE, normalize_text=True)
+    assert fake_triton.inputs()["normalize_text"].dtype == np.bool_
+    assert fake_triton.inputs()["normalize_text"] == [[True]]
+    tritone.synthesize("2 dogs", voice=VOICE, normalize_text=False)
+    assert "normalize_text" not in fake_triton.inputs()
+
+
+def test_streams_and_the_async_client_normalise_too(fake_triton, tritone):
+    async def speak_async() -> None:
+        async with AsyncTritone(fake_triton.url) as client:
+            await client.synthesize("2 dogs", voice=VOICE, normalize_text=True)
+            _ = [piece async for piece in client.stream("2 dogs", voice=VOICE, normalize_text=True)]
+
+    list(tritone.stream("2 dogs", voice=VOICE, normalize_text=True))
+    asyncio.run(speak_async())
+    names = [[tensor.name for tensor in request.inputs] for request in fake_triton.requests]
+    assert len(names) == 3 and all("normalize_text" in inputs for inputs in names)
 
 
 def test_unknown_option_is_refused_with_the_known_ones_named(fake_triton, tritone):
@@ -228,7 +249,30 @@ def test_whole_speech_is_the_servers_waveform(fake_triton, tritone):
 def test_message_over_grpcs_default_limit_passes_both_ways(fake_triton, tritone):
     speech = tritone.synthesize("long", voice=ReferenceVoice(np.zeros(2_000_000, np.float32)))
     assert fake_triton.inputs()["reference_wav_len"] == [[2_000_000]]
-    assert len(speech.waveform) == 1000 * len(fake_triton.waveform)
+    assert speech.duration_s == 600
+
+
+def test_async_client_receives_ten_minutes_in_one_message(fake_triton):
+    async def synthesize() -> Speech:
+        async with AsyncTritone(fake_triton.url) as client:
+            return await client.synthesize("long", voice=VOICE)
+
+    assert asyncio.run(synthesize()).duration_s == 600
+
+
+@pytest.mark.parametrize("end_reason", ["complete", "max_audio_s", "run_on"])
+def test_speech_says_why_it_ended(fake_triton, tritone, end_reason):
+    fake_triton.end_reason = end_reason
+    assert tritone.synthesize("hello", voice=VOICE).end_reason == end_reason
+    pieces = list(tritone.stream("hello", voice=VOICE))
+    assert [piece.end_reason for piece in pieces] == [None, None, end_reason]
+    assert Speech.join(pieces).end_reason == end_reason
+
+
+def test_server_that_gives_no_end_reason_can_be_used(fake_triton, tritone):
+    fake_triton.end_reason = None
+    assert tritone.synthesize("hello", voice=VOICE).end_reason is None
+    assert Speech.join(tritone.stream("hello", voice=VOICE)).end_reason is None
 
 
 def test_stream_yields_the_servers_pieces_in_order(fake_triton, tritone):
@@ -283,6 +327,18 @@ def test_speech_is_saved_in_the_format_of_the_suffix(tmp_path, suffix, subtype):
     assert (info.samplerate, info.channels, info.frames, info.subtype) == (16000, 1, 16000, subtype)
 
 
+def test_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"missing/out\.wav cannot be written"):
+        Speech(np.zeros(10, np.float32)).save(tmp_path / "missing" / "out.wav")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full disk")
+def test_full_disk_is_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "out.wav").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"out\.wav cannot be written"):
+        Speech(np.zeros(16000, np.float32)).save(tmp_path / "out.wav")
+
+
 def test_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'\.docx'"):
         Speech(np.zeros(10, np.float32)).save(tmp_path / "out.docx")
@@ -292,10 +348,13 @@ def test_unknown_suffix_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "message"),
-    [("bad", "INVALID_ARGUMENT", "target_text must be good"), ("busy", "UNAVAILABLE", "too many requests")],
+    ("text", "kind", "status", "message"),
+    [
+        ("bad", TritoneError, "INVALID_ARGUMENT", "target_text must be good"),
+        ("busy", Unavailable, "UNAVAILABLE", "too many requests: try again in about 2 s"),
+    ],
 )
-def test_servers_status_and_sentence_reach_the_caller(fake_triton, tritone, text, status, message):
+def test_servers_status_and_sentence_reach_the_caller(fake_triton, tritone, text, kind, status, message):
     async def synthesize_async() -> Speech:
         async with AsyncTritone(fake_triton.url) as client:
             return await client.synthesize(text, voice=VOICE)
@@ -312,7 +371,7 @@ def test_servers_status_and_sentence_reach_the_caller(fake_triton, tritone, text
     ):
         with pytest.raises(TritoneError) as caught:
             call()
-        assert (caught.value.status, str(caught.value)) == (status, message)
+        assert (type(caught.value), caught.value.status, str(caught.value)) == (kind, status, message)
 
 
 def test_streams_error_without_a_status_is_reported(tritone):
@@ -328,14 +387,14 @@ def test_response_without_a_waveform_is_an_error(tritone):
 
 def test_unreachable_server_is_named():
     url = unused_url()
-    with Tritone(url) as tritone, pytest.raises(TritoneError, match=f"no server answers at {url}") as caught:
+    with Tritone(url) as tritone, pytest.raises(Unavailable, match=f"no server answers at {url}") as caught:
         tritone.synthesize("hello", voice=VOICE)
     assert caught.value.status == "UNAVAILABLE"
 
 
 def test_unreachable_server_is_named_by_a_stream():
     url = unused_url()
-    with Tritone(url) as tritone, pytest.raises(TritoneError, match=f"no server answers at {url}"):
+    with Tritone(url) as tritone, pytest.raises(Unavailable, match=f"no server answers at {url}"):
         list(tritone.stream("hello", voice=VOICE))
 
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,79 @@ def test_text_can_come_from_standard_input(fake_triton, tritone, monkeypatch):
     assert fake_triton.inputs()["target_text"].item() == "from a pipe"
 
 
+def test_text_can_come_from_a_file(fake_triton, tritone):
+    Path("story.txt").write_text("\ufeffOnce upon a time. 从前。\n", encoding="utf-8")
+    assert tritone("say --text-file story.txt --gender female -o out.wav") == 0
+    assert fake_triton.inputs()["target_text"].item() == "Once upon a time. 从前。"
+
+
+def test_text_file_can_be_standard_input(fake_triton, tritone, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe\n"))
+    assert tritone("say --gender female --text-file - -o out.wav") == 0
+    assert fake_triton.inputs()["target_text"].item() == "from a pipe"
+
+
+def test_text_may_stand_after_the_options(fake_triton, tritone):
+    assert tritone("say --gender female --stream -o out.wav hello") == 0
+    assert fake_triton.inputs()["target_text"].item() == "hello"
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+def test_normalize_option_normalises_the_text(fake_triton, tritone, stream):
+    assert tritone(f"say '2 dogs' --normalize --gender female {stream} -o out.wav") == 0
+    assert fake_triton.inputs()["normalize_text"].item() is True
+
+
+@pytest.mark.parametrize("stream", ["", "--stream"])
+@pytest.mark.parametrize(
+    ("end_reason", "warning"),
+    [
+        ("max_audio_s", "the speech was cut at the longest allowed (--max-audio-s, or the server's own limit)"),
+        ("run_on", "the model did not end by itself, and the speech was cut where it stopped making sense"),
+        ("tired", "the speech ended early: tired"),
+    ],
+)
+def test_speech_that_was_cut_is_written_with_a_warning(fake_triton, tritone, capsys, stream, end_reason, warning):
+    fake_triton.end_reason = end_reason
+    assert tritone(f"say hello --gender female {stream} -o out.wav") == 0
+    assert soundfile.info("out.wav").frames == len(fake_triton.waveform)
+    summary, line = capsys.readouterr().err.splitlines()
+    assert summary.startswith("out.wav: 0.08 s of speech")
+    assert line.startswith(f"tritone: warning: {warning}")
+
+
+def test_older_server_is_no_reason_for_a_warning(fake_triton, tritone, capsys):
+    fake_triton.end_reason = None
+    assert tritone("say hello --gender female --stream -o out.wav") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_ten_minutes_are_written_as_they_come_and_not_kept(tritone):
+    tracemalloc.start()
+    try:
+        assert tritone("say long --gender female --stream -o out.wav") == 0
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert soundfile.info("out.wav").frames == 600 * 16000
+    assert peak_bytes < 600 * 16000 * 4 / 2  # of all samples as float32
+
+
+def test_ten_minutes_at_once_are_written_as_ogg(fake_triton):
+    process = start(fake_triton, "say long --gender female -o out.ogg")  # a process: libsndfile could crash it
+    process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0
+    assert soundfile.info("out.ogg").frames == 600 * 16000
+
+
+def test_long_stream_shows_its_progress_on_a_terminal_and_removes_it(tritone, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert tritone("say hello --gender female --stream -o out.wav") == 0
+    shown, summary = capsys.readouterr().err.split("\r\x1b[K")
+    assert shown == "\r0.0 s of speech so far\r0.1 s of speech so far\r0.1 s of speech so far"
+    assert summary.startswith("out.wav: 0.08 s of speech")
+
+
 def test_piped_output_is_wav_of_unknown_length(fake_triton):
     process = start(fake_triton, "say hello --gender female --stream -o -", stdout=subprocess.PIPE)
     wav, _ = process.communicate(timeout=WAIT_S)
@@ -156,6 +230,8 @@ def test_reader_of_standard_output_may_go_away(fake_triton):
     ("command", "complaint"),
     [
         ("say hello -o out.wav", "--reference --voice --gender"),
+        ("say --gender female -o out.wav", "text --text-file"),
+        ("say hello --text-file story.txt --gender female -o out.wav", "not allowed with"),
         ("say hello --gender female --voice ann -o out.wav", "not allowed with"),
         ("say hello --gender female", "-o"),
         ("say hello --gender robot -o out.wav", "'robot'"),
@@ -176,6 +252,8 @@ def test_wrong_usage_is_explained(tritone, capsys, command, complaint):
     [
         ("say hello --reference missing.wav -o out.wav", "missing.wav"),
         ("say hello --voice missing.json -o out.wav", "missing.json"),
+        ("say --text-file missing.txt --gender female -o out.wav", "missing.txt"),
+        ("say --text-file ann.wav --gender female -o out.wav", "ann.wav is not a text in UTF-8"),
         ("say hello --gender female -o out.docx", "'.docx'"),
         ("say hello --gender female -o missing/out.wav", "missing/out.wav cannot be written"),
         ("say hello --gender female --seed -1 -o out.wav", "seed must be within"),
@@ -183,7 +261,7 @@ def test_wrong_usage_is_explained(tritone, capsys, command, complaint):
         ("voice show missing.json", "missing.json"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tritone, capsys, command, complaint):
+def test_bad_input_is_one_line_and_exit_code_2(tritone, capsys, reference_wav, command, complaint):
     assert tritone(command) == 2
     error = capsys.readouterr().err
     assert error.startswith("tritone: ") and error.count("\n") == 1 and complaint in error
@@ -192,7 +270,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tritone, capsys, command, complai
 @pytest.mark.parametrize("stream", ["", "--stream"])
 def test_servers_failure_is_one_line_and_exit_code_1_and_leaves_no_file(tritone, capsys, stream):
     assert tritone(f"say busy --gender female {stream} -o out.wav") == 1
-    assert capsys.readouterr().err == "tritone: too many requests\n"
+    assert capsys.readouterr().err == "tritone: too many requests: try again in about 2 s\n"
     assert not Path("out.wav").exists()
 
 
@@ -227,6 +305,7 @@ def test_ctrl_c_cancels_the_request_on_the_server_and_exits_130(fake_triton, str
 
 
 def test_readmes_commands_run(tritone, reference_wav):
+    Path("story.txt").write_text("Once upon a time.")
     commands = re.search(r"```sh\n(.*?)```", README.read_text(), flags=re.DOTALL)[1].splitlines()
     assert commands
     for command in commands:

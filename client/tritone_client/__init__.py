@@ -8,7 +8,7 @@ with Tritone("localhost:8001") as tritone:
 
 from tritone_client.aio import AsyncTritone
 from tritone_client.client import Tritone
-from tritone_client.errors import TritoneError
+from tritone_client.errors import TritoneError, Unavailable
 from tritone_client.messages import Sampling
 from tritone_client.speech import Speech
 from tritone_client.voices import ControlledVoice, ReferenceVoice, StoredVoice, TokenVoice, Voice
@@ -23,5 +23,6 @@ __all__ = [
     "TokenVoice",
     "Tritone",
     "TritoneError",
+    "Unavailable",
     "Voice",
 ]

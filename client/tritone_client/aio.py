@@ -38,16 +38,34 @@ class AsyncTritone:
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     async def synthesize(
-        self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]
+        self,
+        text: str,
+        *,
+        voice: Voice,
+        keep_tokens: bool = False,
+        normalize_text: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> Speech:
         """Speaks `text` and returns the whole utterance; see Tritone.synthesize."""
-        return decode_speech(await self._infer(speech_request(WHOLE_MODEL, text, voice, keep_tokens, sampling)))
+        request = speech_request(
+            WHOLE_MODEL, text, voice, sampling, keep_tokens=keep_tokens, normalize_text=normalize_text
+        )
+        return decode_speech(await self._infer(request))
 
     def stream(
-        self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]
+        self,
+        text: str,
+        *,
+        voice: Voice,
+        keep_tokens: bool = False,
+        normalize_text: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> AsyncGenerator[Speech]:
         """Speaks `text` and yields the utterance piece by piece; see Tritone.stream."""
-        return self._stream(speech_request(STREAM_MODEL, text, voice, keep_tokens, sampling))
+        request = speech_request(
+            STREAM_MODEL, text, voice, sampling, keep_tokens=keep_tokens, normalize_text=normalize_text
+        )
+        return self._stream(request)
 
     async def make_voice(self, reference: ReferenceVoice) -> TokenVoice:
         """Turns a recording into tokens; see Tritone.make_voice."""

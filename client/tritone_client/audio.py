@@ -1,5 +1,7 @@
 """Audio files to and from the samples that the server works with: mono float32 at 16 kHz."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -41,6 +43,34 @@ def read_server_audio(path: str | PathLike[str]) -> np.ndarray:
         except soundfile.LibsndfileError as error:
             raise ValueError(f"{path} is not an audio file that can be read: {error.error_string}") from error
     return to_server_audio(waveform, sample_rate_hz)
+
+
+class AudioFile(soundfile.SoundFile):
+    """A mono audio file to write, in the format that its suffix names (.wav is 16 bit).
+
+    Raises, here and in write():
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
+        with _libsndfile_errors_as_os_errors(path):
+            super().__init__(path, "w", samplerate=sample_rate_hz, channels=1)
+
+    def write(self, waveform: np.ndarray) -> None:
+        """Appends float32 [n] within -1..1."""
+        # In short blocks: libsndfile's Vorbis encoder puts all that it is given at once on the stack, and minutes of
+        # speech overflow that.
+        with _libsndfile_errors_as_os_errors(self.name):
+            for start in range(0, len(waveform), self.samplerate):
+                super().write(waveform[start : start + self.samplerate])
+
+
+@contextmanager
+def _libsndfile_errors_as_os_errors(path: str | PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path} cannot be written: {error.error_string}") from error
 
 
 def check_writable_suffix(path: str | PathLike[str]) -> None:

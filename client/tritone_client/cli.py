@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import cast, get_args
@@ -20,7 +21,7 @@ from tritone_client.aio import AsyncTritone
 from tritone_client.audio import check_writable_suffix
 from tritone_client.errors import TritoneError
 from tritone_client.messages import SAMPLING_DTYPES, Sampling
-from tritone_client.output import STANDARD_OUTPUT, open_output
+from tritone_client.output import STANDARD_OUTPUT, ProgressLine, open_output
 from tritone_client.speech import Speech
 from tritone_client.voices import (
     ControlledVoice,
@@ -33,6 +34,14 @@ from tritone_client.voices import (
 )
 
 SEMANTIC_TOKENS_PER_SECOND = 50
+STANDARD_INPUT = "-"
+
+# What to say of speech that did not end as it should, by its end_reason.
+END_REASON_WARNINGS = {
+    "max_audio_s": "the speech was cut at the longest allowed (--max-audio-s, or the server's own limit)",
+    "run_on": "the model did not end by itself, and the speech was cut where it stopped making sense; another --seed"
+    " may help",
+}
 
 # Options that only mean something beside another one, by the option that they belong to.
 DEPENDENT_OPTIONS = {
@@ -84,7 +93,12 @@ def _add_say(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "tritone say 'hello' --gender female --pitch high --stream -o - | aplay",
     )
     parser.set_defaults(run=lambda args: say(args, parser))
-    parser.add_argument("text", help="what to say; - reads it from standard input")
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("text", nargs="?", help="what to say; - reads it from standard input")
+    text.add_argument(
+        "--text-file", metavar="FILE", help="read what to say from this file, in UTF-8; - is standard input"
+    )
+    parser.add_argument("--normalize", action="store_true", help="speak numbers, dates and units as words")
     parser.add_argument(
         "-o",
         "--output",
@@ -162,24 +176,25 @@ def say(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                 parser.error(f"--{dependent.replace('_', '-')} needs --{owner}")
     if args.output != STANDARD_OUTPUT:
         check_writable_suffix(args.output)
-    text = sys.stdin.read().strip() if args.text == "-" else args.text
+    text = _chosen_text(args)
     voice = _chosen_voice(args)
     options = {name: getattr(args, name) for name in SAMPLING_DTYPES}
     sampling = cast(Sampling, {name: value for name, value in options.items() if value is not None})
 
     started_at = perf_counter()
-    pieces, first_audio_at = asyncio.run(_receive(args, text, voice, sampling))
-    latency_s, first_audio_s = perf_counter() - started_at, first_audio_at - started_at
-    if not any(len(piece.waveform) for piece in pieces):
-        raise TritoneError("INTERNAL", "the server ended the request without any audio")
-    speech = Speech.join(pieces)
+    spoken = asyncio.run(_receive(args, text, voice, sampling))
+    latency_s, first_audio_s = perf_counter() - started_at, spoken.first_audio_at - started_at
     if args.save_voice is not None:
-        speech.voice().save(args.save_voice)
+        spoken.last_piece.voice().save(args.save_voice)
     print(
-        f"{args.output}: {speech.duration_s:.2f} s of speech in {latency_s:.2f} s"
-        f" (first audio after {first_audio_s:.2f} s, RTF {latency_s / speech.duration_s:.2f})",
+        f"{args.output}: {spoken.duration_s:.2f} s of speech in {latency_s:.2f} s"
+        f" (first audio after {first_audio_s:.2f} s, RTF {latency_s / spoken.duration_s:.2f})",
         file=sys.stderr,
     )
+    end_reason = spoken.last_piece.end_reason
+    if end_reason not in ("complete", None):
+        warning = END_REASON_WARNINGS.get(end_reason, f"the speech ended early: {end_reason}")
+        print(f"tritone: warning: {warning}", file=sys.stderr)
 
 
 def make_voice(args: argparse.Namespace) -> None:
@@ -205,6 +220,17 @@ def show_voice(args: argparse.Namespace) -> None:
         print(f"transcript: {voice.transcript}")
 
 
+def _chosen_text(args: argparse.Namespace) -> str:
+    if STANDARD_INPUT in (args.text, args.text_file):
+        return sys.stdin.read().strip()
+    if args.text_file is None:
+        return args.text
+    try:
+        return Path(args.text_file).read_text(encoding="utf-8-sig").strip()  # with or without a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{args.text_file} is not a text in UTF-8: {error}") from error
+
+
 def _chosen_voice(args: argparse.Namespace) -> Voice:
     if args.reference is not None:
         return ReferenceVoice.from_file(args.reference, args.transcript)
@@ -219,28 +245,49 @@ def _chosen_voice(args: argparse.Namespace) -> Voice:
     return TokenVoice.load(args.voice) if Path(args.voice).suffix == ".json" else StoredVoice(args.voice)
 
 
-async def _receive(args: argparse.Namespace, text: str, voice: Voice, sampling: Sampling) -> tuple[list[Speech], float]:
-    """Writes the speech to the output as it comes; returns its pieces, and when the first one came."""
-    pieces: list[Speech] = []
-    first_audio_at = perf_counter()
-    keep_tokens = args.save_voice is not None
+@dataclass(frozen=True)
+class _Spoken:
+    """What is kept of speech whose samples are in the output: not those, since they may be many minutes."""
+
+    last_piece: Speech
+    duration_s: float
+    first_audio_at: float
+
+
+async def _receive(args: argparse.Namespace, text: str, voice: Voice, sampling: Sampling) -> _Spoken:
+    """Writes the speech to the output as it comes.
+
+    Raises:
+        TritoneError: the server refused the request, failed or gave no audio.
+    """
+    last_piece, duration_s, first_audio_at = None, 0.0, perf_counter()
     async with AsyncTritone(args.url) as tritone:
         with ExitStack() as open_files:
-            async with aclosing(_speak(tritone, text, voice, args.stream, keep_tokens, sampling)) as speaking:
+            async with aclosing(_speak(args, tritone, text, voice, sampling)) as speaking:
                 async for piece in speaking:
-                    if not pieces:  # the output is opened only now: a refused request leaves no empty file
+                    if last_piece is None:  # the output is opened only now: a refused request leaves no empty file
                         first_audio_at = perf_counter()
                         output = open_files.enter_context(open_output(args.output, sys.stdout.buffer))
+                        progress = open_files.enter_context(ProgressLine(sys.stderr))
                     output.write(piece.waveform)
-                    pieces.append(piece)
-    return pieces, first_audio_at
+                    duration_s += piece.duration_s
+                    progress.show(duration_s)
+                    last_piece = piece
+    if last_piece is None or not duration_s:
+        raise TritoneError("INTERNAL", "the server ended the request without any audio")
+    return _Spoken(last_piece, duration_s, first_audio_at)
 
 
 async def _speak(
-    tritone: AsyncTritone, text: str, voice: Voice, stream: bool, keep_tokens: bool, sampling: Sampling
+    args: argparse.Namespace, tritone: AsyncTritone, text: str, voice: Voice, sampling: Sampling
 ) -> AsyncGenerator[Speech]:
-    if stream:
-        async for piece in tritone.stream(text, voice=voice, keep_tokens=keep_tokens, **sampling):
+    keep_tokens = args.save_voice is not None
+    if args.stream:
+        async for piece in tritone.stream(
+            text, voice=voice, keep_tokens=keep_tokens, normalize_text=args.normalize, **sampling
+        ):
             yield piece
     else:
-        yield await tritone.synthesize(text, voice=voice, keep_tokens=keep_tokens, **sampling)
+        yield await tritone.synthesize(
+            text, voice=voice, keep_tokens=keep_tokens, normalize_text=args.normalize, **sampling
+        )

@@ -47,28 +47,50 @@ class Tritone:
         self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
         self._stub = GRPCInferenceServiceStub(self._channel)
 
-    def synthesize(self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]) -> Speech:
+    def synthesize(
+        self,
+        text: str,
+        *,
+        voice: Voice,
+        keep_tokens: bool = False,
+        normalize_text: bool = False,
+        **sampling: Unpack[Sampling],
+    ) -> Speech:
         """Speaks `text` and returns the whole utterance.
 
         Args:
             voice: a ReferenceVoice, TokenVoice, StoredVoice or ControlledVoice.
             keep_tokens: return the tokens of the speech too, so that its voice can be kept (Speech.voice).
+            normalize_text: speak numbers, dates and units as words.
             sampling: temperature, top_k, top_p, repetition_penalty, seed, max_audio_s.
 
         Raises:
-            TritoneError: the server refused the request, failed or could not be reached.
+            Unavailable: the server is busy or could not be reached; try again later.
+            TritoneError: the server refused the request or failed.
             TypeError, ValueError: an unknown sampling option, or a value that cannot be sent.
         """
-        return decode_speech(self._infer(speech_request(WHOLE_MODEL, text, voice, keep_tokens, sampling)))
+        request = speech_request(
+            WHOLE_MODEL, text, voice, sampling, keep_tokens=keep_tokens, normalize_text=normalize_text
+        )
+        return decode_speech(self._infer(request))
 
     def stream(
-        self, text: str, *, voice: Voice, keep_tokens: bool = False, **sampling: Unpack[Sampling]
+        self,
+        text: str,
+        *,
+        voice: Voice,
+        keep_tokens: bool = False,
+        normalize_text: bool = False,
+        **sampling: Unpack[Sampling],
     ) -> Generator[Speech]:
         """Speaks `text` and yields the utterance piece by piece, each as soon as it is made.
 
         The request is sent when the first piece is asked for. Arguments and errors are those of synthesize().
         """
-        return self._stream(speech_request(STREAM_MODEL, text, voice, keep_tokens, sampling))
+        request = speech_request(
+            STREAM_MODEL, text, voice, sampling, keep_tokens=keep_tokens, normalize_text=normalize_text
+        )
+        return self._stream(request)
 
     def make_voice(self, reference: ReferenceVoice) -> TokenVoice:
         """Turns a recording into tokens, so that later requests need not send and analyse it again.
@@ -77,7 +99,8 @@ class Tritone:
         timbre alone.
 
         Raises:
-            TritoneError: the server refused the request, failed or could not be reached.
+            Unavailable: the server is busy or could not be reached; try again later.
+            TritoneError: the server refused the request or failed.
         """
         return decode_voice(self._infer(voice_request(reference)), reference)
 

@@ -1,4 +1,4 @@
-"""The one error of a request, and where it comes from."""
+"""The errors of a request, and where they come from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,23 @@ class TritoneError(Exception):
     """The server refused or failed a request, or could not be reached; the text is the server's own sentence.
 
     Attributes:
-        status: the gRPC status: "INVALID_ARGUMENT" (the request is wrong), "UNAVAILABLE" (server busy or
-            unreachable: try again later), "DEADLINE_EXCEEDED", "INTERNAL", ...
+        status: the gRPC status: "INVALID_ARGUMENT" (the request is wrong), "UNAVAILABLE" (always an Unavailable),
+            "DEADLINE_EXCEEDED", "INTERNAL", ...
     """
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Unavailable(TritoneError):
+    """The server is busy or cannot be reached; the same request may succeed later.
+
+    A busy server says so at once, before any work, and about when to try again.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("UNAVAILABLE", message)
 
 
 @contextmanager
@@ -26,7 +36,9 @@ def rpc_errors_as_tritone_errors(url: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         status, details = error.code().name, error.details() or "the server gave no reason"
+        if status != "UNAVAILABLE":
+            raise TritoneError(status, details) from error
         # A busy server is UNAVAILABLE too, with a sentence of its own; only gRPC's text tells the two apart.
-        if status == "UNAVAILABLE" and ("failed to connect" in details or "DNS resolution failed" in details):
-            raise TritoneError(status, f"no server answers at {url} ({details})") from error
-        raise TritoneError(status, details) from error
+        if "failed to connect" in details or "DNS resolution failed" in details:
+            raise Unavailable(f"no server answers at {url} ({details})") from error
+        raise Unavailable(details) from error

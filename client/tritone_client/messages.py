@@ -21,7 +21,7 @@ from tritone_client.voices import ReferenceVoice, TokenVoice, Voice
 WHOLE_MODEL = "spark_tts"
 STREAM_MODEL = "spark_tts_stream"
 
-# A minute of speech is about as long as gRPC's default limit of a received message, 4 MB.
+# gRPC's default limit of a received message, 4 MB, is about a minute of speech; ten minutes are 38 MB.
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
 
 # Makes Triton end a failed stream with a gRPC status, as it does for a unary call, instead of a text alone.
@@ -49,7 +49,9 @@ SAMPLING_DTYPES: dict[str, type[np.number]] = {
 }
 
 
-def speech_request(model: str, text: str, voice: Voice, keep_tokens: bool, sampling: Sampling) -> ModelInferRequest:
+def speech_request(
+    model: str, text: str, voice: Voice, sampling: Sampling, *, keep_tokens: bool, normalize_text: bool
+) -> ModelInferRequest:
     """The request to speak `text`.
 
     Raises:
@@ -61,7 +63,9 @@ def speech_request(model: str, text: str, voice: Voice, keep_tokens: bool, sampl
         if name not in SAMPLING_DTYPES:
             raise TypeError(f"unknown option {name!r}; the sampling options are {', '.join(SAMPLING_DTYPES)}")
         tensors[name] = number_tensor(name, value, SAMPLING_DTYPES[name])
-    outputs = ["waveform", "global_tokens", "semantic_tokens"] if keep_tokens else ["waveform"]
+    if normalize_text:
+        tensors["normalize_text"] = np.array([[True]])
+    outputs = ["waveform", "end_reason"] + (["global_tokens", "semantic_tokens"] if keep_tokens else [])
     return _infer_request(model, tensors, outputs)
 
 
@@ -78,10 +82,12 @@ def decode_speech(response: ModelInferResponse) -> Speech:
     Raises:
         TritoneError: the response holds no waveform.
     """
-    waveform, global_tokens, semantic_tokens = _outputs(response, "waveform", "global_tokens", "semantic_tokens")
+    names = ("waveform", "global_tokens", "semantic_tokens", "end_reason")
+    waveform, global_tokens, semantic_tokens, end_reason = _outputs(response, *names)
     if waveform is None:
         raise TritoneError("INTERNAL", f"the server's model {response.model_name} answered without a waveform")
-    return Speech(waveform, global_tokens, semantic_tokens)
+    reason = None if end_reason is None else end_reason.item().decode("utf-8")
+    return Speech(waveform, global_tokens, semantic_tokens, end_reason=reason)
 
 
 def decode_stream_response(response: ModelStreamInferResponse) -> Speech:

@@ -1,13 +1,12 @@
-"""Where the command line's speech goes: an audio file, or WAV on standard output."""
+"""Where the command line's speech goes, an audio file or WAV on standard output, and what is shown meanwhile."""
 
 import struct
 from io import RawIOBase
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, TextIO
 
 import numpy as np
-import soundfile
 
-from tritone_client.audio import SAMPLE_RATE_HZ
+from tritone_client.audio import SAMPLE_RATE_HZ, AudioFile
 
 STANDARD_OUTPUT = "-"
 
@@ -58,7 +57,31 @@ class PipedWav:
         )
 
 
-def open_output(path: str, standard_output: BinaryIO) -> soundfile.SoundFile | PipedWav:
+class ProgressLine:
+    """How much was spoken so far: one line of a terminal, rewritten each time and removed in the end.
+
+    What is no terminal, a log file for one, gets nothing.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._terminal = stream if stream.isatty() else None
+
+    def show(self, duration_s: float) -> None:
+        self._write(f"\r{duration_s:.1f} s of speech so far")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write("\r\x1b[K")  # erases from the cursor to the line's end
+
+    def _write(self, text: str) -> None:
+        if self._terminal is not None:
+            self._terminal.write(text)
+            self._terminal.flush()
+
+
+def open_output(path: str, standard_output: BinaryIO) -> AudioFile | PipedWav:
     """Something to write() speech to, piece by piece, and to close.
 
     Raises:
@@ -66,7 +89,4 @@ def open_output(path: str, standard_output: BinaryIO) -> soundfile.SoundFile | P
     """
     if path == STANDARD_OUTPUT:
         return PipedWav(standard_output)
-    try:
-        return soundfile.SoundFile(path, "w", samplerate=SAMPLE_RATE_HZ, channels=1)
-    except soundfile.LibsndfileError as error:
-        raise OSError(f"{path} cannot be written: {error.error_string}") from error
+    return AudioFile(path)

@@ -1,14 +1,13 @@
 """What comes back: speech, whole or a piece of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Self
 
 import numpy as np
-import soundfile
 
-from tritone_client.audio import SAMPLE_RATE_HZ, check_writable_suffix
+from tritone_client.audio import SAMPLE_RATE_HZ, AudioFile, check_writable_suffix
 from tritone_client.voices import TokenVoice
 
 
@@ -21,12 +20,16 @@ class Speech:
         global_tokens: int32 [32], the voice that spoke; None unless asked for with keep_tokens.
         semantic_tokens: int32 [m], 50 per second, what it spoke; None unless asked for with keep_tokens.
             In a stream the last piece carries the tokens of the whole.
+        end_reason: why the speech ends where it does: "complete" (everything was said), "max_audio_s" (it was cut at
+            the caller's or the server's limit) or "run_on" (the model did not end by itself, and the speech was cut
+            where it stopped making sense). None in a stream's pieces before the last, and where the server is silent.
     """
 
     waveform: np.ndarray
     global_tokens: np.ndarray | None = None
     semantic_tokens: np.ndarray | None = None
     sample_rate_hz: int = SAMPLE_RATE_HZ
+    end_reason: str | None = None
 
     @classmethod
     def join(cls, pieces: Iterable[Self]) -> Self:
@@ -38,8 +41,7 @@ class Speech:
         pieces = list(pieces)
         if not pieces:
             raise ValueError("there are no pieces of speech to join")
-        waveform = np.concatenate([piece.waveform for piece in pieces])
-        return cls(waveform, pieces[-1].global_tokens, pieces[-1].semantic_tokens, pieces[-1].sample_rate_hz)
+        return replace(pieces[-1], waveform=np.concatenate([piece.waveform for piece in pieces]))
 
     @property
     def duration_s(self) -> float:
@@ -53,10 +55,8 @@ class Speech:
             ValueError: the suffix names no format that soundfile writes.
         """
         check_writable_suffix(path)
-        try:
-            soundfile.write(path, self.waveform, self.sample_rate_hz)
-        except soundfile.LibsndfileError as error:
-            raise OSError(f"{path} cannot be written: {error.error_string}") from error
+        with AudioFile(path, self.sample_rate_hz) as file:
+            file.write(self.waveform)
 
     def voice(self, transcript: str | None = None) -> TokenVoice:
         """The voice that spoke, to speak with it again: this is how a made-up voice that pleases is kept.

@@ -1,9 +1,10 @@
 """The codec's three engines as the server runs them: what goes in is checked, rows of one shape run together."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,14 +13,22 @@ from tritone.engines import Engine, Precision, cpu_has_bf16
 from tritone.errors import InvalidInput
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.tokens import check_codes
+from tritone.spark_tts.vocoder import VocoderEngine
 
 Inputs = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
-Model = TypeVar("Model", bound="_EngineModel")
+Encoder = TypeVar("Encoder", bound="_ReferenceEncoder")
 
 
-class _EngineModel(Generic[Row]):
-    """One engine with the facts of its checkpoint."""
+def _precision(parameters: Mapping[str, str]) -> Precision:
+    """As the config.pbtxt says, but bf16 only where the CPU has it; elsewhere it would be slower than f32."""
+    return "bf16" if parameters["precision"] == "bf16" and cpu_has_bf16() else "f32"
+
+
+class _ReferenceEncoder:
+    """An engine that hears reference audio."""
+
+    graph: str
 
     def __init__(self, engine: Engine, facts: ModelFacts, parameters: Mapping[str, str]) -> None:
         self._engine = engine
@@ -27,18 +36,11 @@ class _EngineModel(Generic[Row]):
         self._parameters = parameters
 
     @classmethod
-    def load(cls: type[Model], directory: Path, parameters: Mapping[str, str]) -> Model:
-        """Compile the engine in a model's version folder, as the parameters of its config.pbtxt say.
-
-        bf16 is taken where the CPU has it; elsewhere it would be slower than f32.
-        """
-        precision: Precision = "bf16" if parameters["precision"] == "bf16" and cpu_has_bf16() else "f32"
-        engine = Engine(directory / "engine" / "model.xml", precision, int(parameters["num_threads"]))
+    def load(cls: type[Encoder], directory: Path, parameters: Mapping[str, str]) -> Encoder:
+        """Compile the engine in a model's version folder, as the parameters of its config.pbtxt say."""
+        path = directory / "engine" / f"{cls.graph}.xml"
+        engine = Engine(path, _precision(parameters), int(parameters["num_threads"]))
         return cls(engine, ModelFacts.load(directory), parameters)
-
-
-class _ReferenceEncoder(_EngineModel[np.ndarray]):
-    """An engine that hears reference audio."""
 
     def rows(self, inputs: Inputs) -> list[np.ndarray]:
         """The prepared reference audio of each row: `reference_wav` [b, n] up to its `reference_wav_len` [b, 1].
@@ -65,6 +67,8 @@ class _ReferenceEncoder(_EngineModel[np.ndarray]):
 class SpeakerEncoder(_ReferenceEncoder):
     """Reference audio to global tokens."""
 
+    graph = "speaker_encoder"
+
     def run(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         """INT32 [32] for each prepared waveform FP32 [n]."""
         clips = np.stack([reference_clip(row, self._facts.num_reference_samples) for row in rows])
@@ -73,6 +77,8 @@ class SpeakerEncoder(_ReferenceEncoder):
 
 class SemanticEncoder(_ReferenceEncoder):
     """Reference audio to semantic tokens."""
+
+    graph = "semantic_encoder"
 
     def rows(self, inputs: Inputs) -> list[np.ndarray]:
         """As the base class; the rows of one request become one tensor, so they have one length."""
@@ -86,31 +92,58 @@ class SemanticEncoder(_ReferenceEncoder):
         return _run_by_shape(rows, len, lambda same: self._engine.run({"wav": np.stack(same)})["semantic_tokens"])
 
 
-class Vocoder(_EngineModel[tuple[np.ndarray, np.ndarray]]):
+@dataclass(frozen=True)
+class VocoderRow:
+    """Global tokens [32] and semantic tokens [m] of an utterance; the samples of tokens [begin, end) are wanted."""
+
+    global_tokens: np.ndarray
+    semantic_tokens: np.ndarray
+    begin: int
+    end: int
+
+
+class Vocoder:
     """Tokens to a waveform."""
 
-    def rows(self, inputs: Inputs) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Global tokens [32] and semantic tokens [m] of each row.
+    def __init__(self, engine: VocoderEngine, facts: ModelFacts) -> None:
+        self._engine = engine
+        self._facts = facts
+
+    @classmethod
+    def load(cls, directory: Path, parameters: Mapping[str, str]) -> "Vocoder":
+        """Compile the engines in a model's version folder, as the parameters of its config.pbtxt say."""
+        facts, num_threads = ModelFacts.load(directory), int(parameters["num_threads"])
+        engine_dir = directory / "engine"
+        return cls(VocoderEngine(engine_dir, facts.wave_field_tokens, _precision(parameters), num_threads), facts)
+
+    def rows(self, inputs: Inputs) -> list[VocoderRow]:
+        """The rows of one request.
 
         Raises:
-            InvalidInput: there are none, or a value is none of the codec's.
+            InvalidInput: there are no tokens, a value is none of the codec's, or keep_begin and keep_end are not a
+                stretch of the tokens.
         """
         for field, num_codes in (
             ("global_tokens", self._facts.num_global_codes),
             ("semantic_tokens", self._facts.num_semantic_codes),
         ):
             check_codes(field, inputs[field], num_codes)
-        return list(zip(inputs["global_tokens"], inputs["semantic_tokens"], strict=True))
+        batch_size, num_tokens = inputs["semantic_tokens"].shape
+        begins = inputs.get("keep_begin", np.zeros((batch_size, 1), np.int32)).reshape(-1).tolist()
+        ends = inputs.get("keep_end", np.full((batch_size, 1), num_tokens, np.int32)).reshape(-1).tolist()
+        for begin, end in zip(begins, ends, strict=True):
+            if not 0 <= begin < end <= num_tokens:
+                raise InvalidInput(
+                    f"keep_begin and keep_end must be a stretch of the {num_tokens} semantic_tokens, "
+                    f"got {begin} and {end}"
+                )
+            if end - begin != ends[0] - begins[0]:
+                raise InvalidInput("keep_begin and keep_end must keep as many tokens in every row of one request")
+        return list(map(VocoderRow, inputs["global_tokens"], inputs["semantic_tokens"], begins, ends))
 
-    def run(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """FP32 [samples_per_token m] for each row."""
-
-        def decode(same: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-            global_tokens, semantic_tokens = (np.stack(column) for column in zip(*same, strict=True))
-            inputs = {"global_tokens": global_tokens, "semantic_tokens": semantic_tokens}
-            return self._engine.run(inputs)["waveform"]
-
-        return _run_by_shape(rows, lambda row: len(row[1]), decode)
+    def run(self, rows: Sequence[VocoderRow]) -> list[np.ndarray]:
+        """FP32 [samples_per_token (end - begin)] for each row."""
+        return [self._engine.decode(row.global_tokens, row.semantic_tokens, row.begin, row.end) for row in rows]
 
 
 def _run_by_shape(

@@ -17,7 +17,8 @@ class ModelFacts:
         num_reference_samples: how much reference audio the speaker encoder hears.
         normalize_volume: whether reference audio is brought to one volume first.
         num_global_codes, num_semantic_codes: how many values a global and a semantic token can take.
-        receptive_field_tokens: how many tokens on each side a sample of the vocoder depends on.
+        receptive_field_tokens: how many tokens on each side a sample of the vocoder depends on ...
+        wave_field_tokens: ... and on how many frames in its second half, the wave generator, alone.
     """
 
     sample_rate_hz: int
@@ -27,6 +28,7 @@ class ModelFacts:
     num_global_codes: int
     num_semantic_codes: int
     receptive_field_tokens: int
+    wave_field_tokens: int
 
     @property
     def tokens_per_s(self) -> float:

@@ -61,9 +61,16 @@ class SparkTtsModels:
         )
         return speaker, said["semantic_tokens"].reshape(-1)
 
-    async def decode(self, global_tokens: np.ndarray, semantic_tokens: np.ndarray) -> np.ndarray:
-        """Waveform FP32 [samples] of global tokens [32] and semantic tokens [m]."""
-        inputs = {"global_tokens": global_tokens[None], "semantic_tokens": semantic_tokens[None]}
+    async def decode(
+        self, global_tokens: np.ndarray, semantic_tokens: np.ndarray, keep_begin: int, keep_end: int
+    ) -> np.ndarray:
+        """Waveform FP32 [samples] of the tokens [keep_begin, keep_end) among semantic tokens [m], voice [32]."""
+        inputs = {
+            "global_tokens": global_tokens[None],
+            "semantic_tokens": semantic_tokens[None],
+            "keep_begin": np.array([[keep_begin]], np.int32),
+            "keep_end": np.array([[keep_end]], np.int32),
+        }
         tensors = await self._inference.call("vocoder", inputs, ["waveform"])
         return tensors["waveform"].reshape(-1)
 

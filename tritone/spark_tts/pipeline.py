@@ -1,20 +1,39 @@
 """From a request to speech: voice tokens, language model, vocoder."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
 
+from tritone.run_on import SilenceDetector, token_budget
 from tritone.spark_tts.facts import ModelFacts
+from tritone.spark_tts.generation import EndReason, SegmentGeneration, SegmentPlan, derived_seed
+from tritone.spark_tts.joining import SegmentJoiner
 from tritone.spark_tts.models import Phase, SparkTtsModels
 from tritone.spark_tts.prompts import Prompts, token_values
+from tritone.spark_tts.references import ReferenceCache
 from tritone.spark_tts.request import ControlledVoice, ReferenceVoice, SynthesisRequest
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
+from tritone.text import Segment, normalize_text, split_text
 from tritone.voices import TokenVoice
-from tritone.windows import CrossFade, StreamSettings, StreamWindows, whole_windows
+from tritone.windows import CrossFade, Playback, StreamSettings, StreamWindows, WholeWindows, Windows
 
-WHOLE_WINDOW_TOKENS = 640  # 12.8 s: longer speech is decoded in windows, so that memory stays bounded
+WHOLE_CHUNK_TOKENS = 172  # with its context the largest window of the vocoder's engine
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How requests are worked on; each number is a parameter of the same name in the models' config.pbtxt."""
+
+    max_segment_s: float = 15.0  # longer texts are split into segments that take so long at most, as estimated
+    concurrent_segments: int = 3  # of one request: later ones are generated while earlier ones are spoken
+    max_attempts: int = 3  # for a segment whose speech does not end
+    max_silence_s: float = 3.0  # longer silence is no pause, and ends its segment
+    cached_references: int = 256  # of clients that send the same reference audio again and again
 
 
 @dataclass(frozen=True)
@@ -24,100 +43,176 @@ class Speech:
     Attributes:
         waveform: FP32 [samples].
         global_tokens, semantic_tokens: INT32 [32] and INT32 [m] of the whole speech, with its last piece only.
+        end_reason: why the speech ended, with its last piece only.
     """
 
     waveform: np.ndarray
     global_tokens: np.ndarray | None = None
     semantic_tokens: np.ndarray | None = None
+    end_reason: EndReason | None = None
 
 
 @dataclass(frozen=True)
-class _Voiced:
-    """A request whose voice is settled: what remains is to generate semantic tokens after `prompt`."""
+class _SettledVoice:
+    """The voice of a whole request: the same global tokens, and the same acoustic ones, for all of its segments.
 
-    prompt: list[int]
+    Attributes:
+        prompt_of: the prompt of a segment's text, up to where its semantic tokens follow.
+    """
+
     global_tokens: np.ndarray
+    prompt_of: Callable[[str], list[int]]
 
 
 class Pipeline:
     """Serves any number of requests at once: each is a coroutine that awaits its models."""
 
     def __init__(
-        self, models: SparkTtsModels, prompts: Prompts, facts: ModelFacts, stream_settings: StreamSettings
+        self,
+        models: SparkTtsModels,
+        prompts: Prompts,
+        facts: ModelFacts,
+        settings: PipelineSettings,
+        stream_settings: StreamSettings,
     ) -> None:
         self._models = models
         self._prompts = prompts
         self._facts = facts
+        self._settings = settings
         self._stream_settings = stream_settings
+        self._references = ReferenceCache(self._tokenize, settings.cached_references)
 
     async def whole(self, request: SynthesisRequest) -> Speech:
-        """All of the speech at once, decoded exactly."""
-        voiced = await self._settle_voice(request)
-        ids = await _all_ids(self._semantic_ids(voiced, request))
-        semantic = token_values(ids, self._prompts.tokens.semantic_tokens)
-        pieces = []
-        for window in whole_windows(len(semantic), self._facts.receptive_field_tokens, WHOLE_WINDOW_TOKENS):
-            waveform = await self._models.decode(voiced.global_tokens, semantic[window.begin : window.end])
-            pieces.append(window.kept(waveform, self._facts.samples_per_token))
-        return Speech(np.concatenate(pieces), voiced.global_tokens, semantic)
+        """All of the speech at once, each segment decoded exactly when it is complete."""
 
-    async def stream(self, request: SynthesisRequest) -> AsyncGenerator[Speech, None]:
+        def new_windows(_playback: Playback) -> Windows:
+            return WholeWindows(self._facts.receptive_field_tokens, WHOLE_CHUNK_TOKENS)
+
+        pieces = [speech async for speech in self._speak(request, new_windows, self._settings.concurrent_segments)]
+        return dataclasses.replace(pieces[-1], waveform=np.concatenate([piece.waveform for piece in pieces]))
+
+    def stream(self, request: SynthesisRequest) -> AsyncGenerator[Speech, None]:
         """The speech in pieces that a client only concatenates; the language model goes on while pieces are decoded."""
-        voiced = await self._settle_voice(request)
-        windows = StreamWindows(self._stream_settings, self._facts.receptive_field_tokens)
+
+        def new_windows(playback: Playback) -> Windows:
+            field = self._facts.receptive_field_tokens
+            return StreamWindows(self._stream_settings, field, self._facts.tokens_per_s, playback)
+
+        # the first segment alone until its first piece is out: nothing shall delay that
+        return self._speak(request, new_windows, 1)
+
+    async def _speak(
+        self, request: SynthesisRequest, new_windows: Callable[[Playback], Windows], segments_at_first: int
+    ) -> AsyncGenerator[Speech, None]:
+        segments = await asyncio.to_thread(self._split, request)
+        voice = await self._settle_voice(request, segments[0].text)
+        plans = [self._plan(request, voice, index, segment) for index, segment in enumerate(segments)]
+        generations: list[SegmentGeneration] = []
+
+        def start_until(num_segments: int) -> None:
+            generations.extend(SegmentGeneration(self._models, plan) for plan in plans[len(generations) : num_segments])
+
+        playback = Playback()
+        max_samples = self._num_tokens(request.max_audio_s) * self._facts.samples_per_token
+        joiner = SegmentJoiner(segments, self._facts.sample_rate_hz, max_samples)
+        try:
+            for index in range(len(segments)):
+                start_until(index + segments_at_first)
+                pieces = self._decode(generations[index], voice.global_tokens, new_windows(playback))
+                async with aclosing(pieces):
+                    async for piece, segment_end in pieces:
+                        start_until(index + self._settings.concurrent_segments)
+                        samples = joiner.join(piece, segment_end)
+                        playback.sent(len(samples) / self._facts.sample_rate_hz, time.monotonic())
+                        if joiner.end_reason is not None:
+                            said = [generation.semantic_tokens() for generation in generations[: index + 1]]
+                            yield Speech(samples, voice.global_tokens, np.concatenate(said), joiner.end_reason)
+                            return
+                        yield Speech(samples)
+        finally:
+            await asyncio.gather(*(generation.close() for generation in generations))
+
+    async def _decode(
+        self, generation: SegmentGeneration, global_tokens: np.ndarray, windows: Windows
+    ) -> AsyncGenerator[tuple[np.ndarray, EndReason | None], None]:
+        """The samples of one segment piece by piece, and with the last one why it ends."""
         cross_fade = CrossFade()
-        ids: list[int] = []
+        silence = SilenceDetector(self._facts.sample_rate_hz, self._settings.max_silence_s)
+        end_reason, num_decoded = None, 0
+        while end_reason is None:
+            window = windows.next(generation.num_tokens, generation.has_ended)
+            if window is None:
+                if generation.has_ended:
+                    raise RuntimeError(f"no end after {generation.num_tokens} tokens: {generation.end_reason}")
+                await generation.progress()
+                continue
+            if generation.has_ended and window.keep_end == generation.num_tokens:
+                end_reason = generation.end_reason
+            samples = await self._models.decode(
+                global_tokens,
+                generation.semantic_tokens(window.begin, window.end),
+                window.keep_begin - window.begin,
+                window.keep_end + window.fade - window.begin,
+            )
+            samples = cross_fade.join(samples, window.fade * self._facts.samples_per_token)
+            silence.feed(samples)
+            if silence.num_good is not None:
+                samples, end_reason = samples[: max(0, silence.num_good - num_decoded)], EndReason.RUN_ON
+            num_decoded += len(samples)
+            yield samples, end_reason
 
-        async def decode_ready(finished: bool) -> AsyncGenerator[Speech, None]:
-            while (window := windows.next(len(ids), finished)) is not None:
-                semantic = token_values(ids, self._prompts.tokens.semantic_tokens)
-                waveform = await self._models.decode(voiced.global_tokens, semantic[window.begin : window.end])
-                is_last = finished and window.keep_end == len(ids)
-                num_fade = 0 if is_last else self._stream_settings.fade
-                samples = window.kept(waveform, self._facts.samples_per_token, num_fade)
-                samples = cross_fade.join(samples, num_fade * self._facts.samples_per_token)
-                yield Speech(samples, voiced.global_tokens, semantic) if is_last else Speech(samples)
+    def _split(self, request: SynthesisRequest) -> list[Segment]:
+        text = normalize_text(request.text) if request.normalize_text else request.text
+        return split_text(text, self._settings.max_segment_s)
 
-        async with aclosing(self._semantic_ids(voiced, request)) as groups:
-            async for group in groups:
-                ids += group
-                async for speech in decode_ready(finished=False):
-                    yield speech
-        async for speech in decode_ready(finished=True):
-            yield speech
-
-    def _semantic_ids(self, voiced: _Voiced, request: SynthesisRequest) -> AsyncGenerator[list[int], None]:
+    def _plan(self, request: SynthesisRequest, voice: _SettledVoice, index: int, segment: Segment) -> SegmentPlan:
         tokens = self._prompts.tokens
-        max_tokens = max(1, int(request.max_audio_s * self._facts.tokens_per_s))
-        phase = Phase(tokens.semantic_tokens, max_tokens, end_id=tokens.im_end)
-        return self._models.generate(voiced.prompt, phase, request.sampling)
+        limit, guard = self._num_tokens(request.max_audio_s), token_budget(segment.text, self._facts.tokens_per_s)
+        return SegmentPlan(
+            prompt=voice.prompt_of(segment.text),
+            phase=Phase(tokens.semantic_tokens, min(limit, guard), end_id=tokens.im_end),
+            is_request_limit=limit <= guard,
+            tokens_per_s=self._facts.tokens_per_s,
+            sampling=dataclasses.replace(request.sampling, seed=derived_seed(request.sampling.seed, index)),
+            max_attempts=self._settings.max_attempts,
+        )
 
-    async def _settle_voice(self, request: SynthesisRequest) -> _Voiced:
+    def _num_tokens(self, duration_s: float) -> int:
+        return max(1, int(duration_s * self._facts.tokens_per_s))
+
+    async def _settle_voice(self, request: SynthesisRequest, first_text: str) -> _SettledVoice:
         voice = request.voice
         if isinstance(voice, ControlledVoice):
-            return await self._invent_voice(request, voice)
+            return await self._invent_voice(request, voice, first_text)
         if isinstance(voice, ReferenceVoice):
-            voice = await self._tokenize(voice)
-        return _Voiced(self._prompts.clone(request.text, voice), voice.global_tokens)
+            voice = await self._references.get(voice)
+        cloned: TokenVoice = voice
+        return _SettledVoice(cloned.global_tokens, lambda text: self._prompts.clone(text, cloned))
 
     async def _tokenize(self, voice: ReferenceVoice) -> TokenVoice:
         if voice.transcript is None:
             return TokenVoice(await self._models.speaker_tokens(voice.waveform))
         return TokenVoice(*await self._models.reference_tokens(voice.waveform), voice.transcript)
 
-    async def _invent_voice(self, request: SynthesisRequest, voice: ControlledVoice) -> _Voiced:
+    async def _invent_voice(self, request: SynthesisRequest, voice: ControlledVoice, first_text: str) -> _SettledVoice:
         """Have the model choose what the caller left open: pitch, speed, then the 32 tokens of the voice."""
         t = self._prompts.tokens
-        prompt = self._prompts.controlled(request.text, voice.style)
+        prompt = self._prompts.controlled(first_text, voice.style)
+        chosen: list[int] = []
 
         async def extend(kind: range, num_tokens: int) -> list[int]:
-            return await _all_ids(self._models.generate(prompt, Phase(kind, num_tokens), request.sampling))
+            phase = Phase(kind, num_tokens)
+            return await _all_ids(self._models.generate([*prompt, *chosen], phase, request.sampling))
 
         for kind, value in ((t.pitch_values, voice.pitch_value), (t.speed_values, voice.speed_value)):
-            prompt += await extend(kind, 1) if value is None else [kind[value]]
-        prompt += [t.end_acoustic, t.start_global]
+            chosen += await extend(kind, 1) if value is None else [kind[value]]
+        chosen += [t.end_acoustic, t.start_global]
         speaker = await extend(t.global_tokens, NUM_GLOBAL_TOKENS)
-        return _Voiced([*prompt, *speaker, t.end_global, t.start_semantic], token_values(speaker, t.global_tokens))
+        chosen += [*speaker, t.end_global, t.start_semantic]
+        return _SettledVoice(
+            token_values(speaker, t.global_tokens),
+            lambda text: [*self._prompts.controlled(text, voice.style), *chosen],
+        )
 
 
 async def _all_ids(generation: AsyncGenerator[list[int], None]) -> list[int]:

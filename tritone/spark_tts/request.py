@@ -23,10 +23,10 @@ Inputs = Mapping[str, np.ndarray]  # by tensor name; a tensor that the caller di
 class Limits:
     """What one request may ask for; each number is a parameter of the same name in the model's config.pbtxt."""
 
-    max_text_chars: int = 800
+    max_text_chars: int = 20_000  # twenty minutes of English
     min_reference_s: float = 0.5
     max_reference_s: float = 30.0
-    max_audio_s: float = 60.0  # the published budget of 3000 tokens
+    max_audio_s: float = 1200.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class SynthesisRequest:
     voice: ReferenceVoice | TokenVoice | ControlledVoice
     sampling: Sampling
     max_audio_s: float
+    normalize_text: bool = False  # numbers, dates and units to words
 
 
 class RequestParser:
@@ -88,7 +89,8 @@ class RequestParser:
             raise InvalidInput(
                 f"max_audio_s must be over 0 and at most {limit_s:g} (parameter max_audio_s), got {max_audio_s:g}"
             )
-        return SynthesisRequest(self._text(inputs), self._voice(inputs), _sampling(inputs), max_audio_s)
+        normalize_text = "normalize_text" in inputs and bool(_single(inputs, "normalize_text"))
+        return SynthesisRequest(self._text(inputs), self._voice(inputs), _sampling(inputs), max_audio_s, normalize_text)
 
     def _text(self, inputs: Inputs) -> str:
         text = (_string(inputs, "target_text") or "").strip()

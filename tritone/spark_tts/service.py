@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from tritone.admission import Admission, AdmissionSettings
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.models import Inference, SparkTtsModels, Tensors
-from tritone.spark_tts.pipeline import Pipeline, Speech
+from tritone.spark_tts.pipeline import Pipeline, PipelineSettings, Speech
 from tritone.spark_tts.prompts import Prompts
 from tritone.spark_tts.request import Limits, RequestParser
 from tritone.voices import VoiceLibrary
@@ -20,14 +21,15 @@ from tritone.windows import StreamSettings
 VOICES_DIR_VARIABLE = "VOICES_DIR"
 DEFAULT_VOICES_DIR = "voices"
 
-Settings = TypeVar("Settings", Limits, StreamSettings)
+Settings = TypeVar("Settings", Limits, AdmissionSettings, PipelineSettings, StreamSettings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """Parses requests and speaks them."""
+    """Parses requests, admits them and speaks them."""
 
     parser: RequestParser
+    admission: Admission
     pipeline: Pipeline
 
     @classmethod
@@ -35,30 +37,49 @@ class Service:
         """
         Args:
             directory: holds `tokenizer.json` and `model.json`, as `build_engines` writes them.
-            parameters: of the model's config.pbtxt; those named like a field of `Limits` or `StreamSettings` count.
+            parameters: of the model's config.pbtxt; those named like a field of a settings class count.
             inference: how the pipeline calls its models.
         """
         facts = ModelFacts.load(directory)
         prompts = Prompts(directory / "tokenizer.json")
         voices = VoiceLibrary(Path(os.environ.get(VOICES_DIR_VARIABLE, DEFAULT_VOICES_DIR)))
         parser = RequestParser(prompts.tokens, voices, _settings(Limits, parameters), facts.sample_rate_hz)
-        models = SparkTtsModels(inference)
-        return cls(parser, Pipeline(models, prompts, facts, _settings(StreamSettings, parameters)))
+        pipeline = Pipeline(
+            SparkTtsModels(inference),
+            prompts,
+            facts,
+            _settings(PipelineSettings, parameters),
+            _settings(StreamSettings, parameters),
+        )
+        return cls(parser, Admission(_settings(AdmissionSettings, parameters)), pipeline)
 
     async def whole(self, inputs: Tensors) -> AsyncGenerator[dict[str, np.ndarray], None]:
-        """The one response of the unary model."""
-        yield _response(await self.pipeline.whole(self.parser.parse(inputs)))
+        """The one response of the unary model.
+
+        Raises:
+            InvalidInput: the request cannot be understood.
+            Unavailable: too many are being served.
+        """
+        with self.admission.enter():
+            yield _response(await self.pipeline.whole(self.parser.parse(inputs)))
 
     async def stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, np.ndarray], None]:
-        """The responses of the streaming model."""
-        async with aclosing(self.pipeline.stream(self.parser.parse(inputs))) as pieces:
-            async for speech in pieces:
-                yield _response(speech)
+        """The responses of the streaming model; raises as `whole`."""
+        with self.admission.enter():
+            async with aclosing(self.pipeline.stream(self.parser.parse(inputs))) as pieces:
+                async for speech in pieces:
+                    yield _response(speech)
 
 
 def _response(speech: Speech) -> dict[str, np.ndarray]:
     """Tensors [1, n], by name."""
-    return {name: array[None] for name, array in vars(speech).items() if array is not None}
+    tensors = {"waveform": speech.waveform[None]}
+    if speech.end_reason is not None:
+        assert speech.global_tokens is not None and speech.semantic_tokens is not None
+        tensors["global_tokens"] = speech.global_tokens[None]
+        tensors["semantic_tokens"] = speech.semantic_tokens[None]
+        tensors["end_reason"] = np.array([[speech.end_reason.value.encode()]], np.object_)
+    return tensors
 
 
 def _settings(kind: type[Settings], parameters: Mapping[str, str]) -> Settings:

@@ -1,0 +1,130 @@
+"""The semantic tokens of one segment, generated in the background and guarded against speech that does not end."""
+
+import asyncio
+import dataclasses
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from tritone.run_on import RepetitionDetector
+from tritone.spark_tts.models import Phase, SparkTtsModels
+from tritone.spark_tts.request import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+class EndReason(Enum):
+    """Why speech ended where it did."""
+
+    COMPLETE = "complete"  # everything was said
+    MAX_AUDIO = "max_audio_s"  # the request's limit
+    RUN_ON = "run_on"  # the model did not end by itself, and the speech was cut
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """What to generate.
+
+    Attributes:
+        prompt: token ids, up to where semantic tokens follow.
+        phase: the semantic tokens; its `max_tokens` is the smaller of the two limits.
+        is_request_limit: whether that one is the request's own, and not the guard's.
+        tokens_per_s: of speech.
+        sampling: of the first attempt.
+        max_attempts: with a seed of its own each.
+    """
+
+    prompt: list[int]
+    phase: Phase
+    is_request_limit: bool
+    tokens_per_s: float
+    sampling: Sampling
+    max_attempts: int
+
+
+class SegmentGeneration:
+    """Generates from its construction on, until it has ended or is closed.
+
+    Speech that repeats itself endlessly, or that is longer than its text can take, is generated again with another
+    seed as long as nobody has used a token of it; then, and after the last attempt, it is cut and marked.
+    """
+
+    def __init__(self, models: SparkTtsModels, plan: SegmentPlan) -> None:
+        self._models = models
+        self._plan = plan
+        self._ids: list[int] = []
+        self._num_used = 0
+        self._progress = asyncio.Event()
+        self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens there are so far."""
+        return len(self._ids)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._task.done()
+
+    @property
+    def end_reason(self) -> EndReason:
+        """Once it has ended.
+
+        Raises:
+            InvalidInput, Unavailable, RuntimeError: the language model failed.
+        """
+        return self._task.result()
+
+    def semantic_tokens(self, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Values INT32 of the tokens [begin, end), all unless said, which from now on stay as they are."""
+        values = np.asarray(self._ids[begin:end], np.int32) - np.int32(self._plan.phase.allowed.start)
+        self._num_used = max(self._num_used, begin + len(values))
+        return values
+
+    async def progress(self) -> None:
+        """Wait until there are more tokens or the end."""
+        self._progress.clear()
+        waiter = asyncio.ensure_future(self._progress.wait())
+        try:
+            await asyncio.wait([waiter, self._task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+
+    async def close(self) -> None:
+        """Stop the language model if it is still at it."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> EndReason:
+        for attempt in range(self._plan.max_attempts):
+            end_reason = await self._attempt(attempt)
+            if end_reason is not EndReason.RUN_ON or self._num_used:
+                break
+            logger.warning("speech did not end: attempt %d of %d", attempt + 1, self._plan.max_attempts)
+        return end_reason
+
+    async def _attempt(self, attempt: int) -> EndReason:
+        self._ids.clear()
+        repetition = RepetitionDetector(self._plan.tokens_per_s)
+        sampling = dataclasses.replace(self._plan.sampling, seed=derived_seed(self._plan.sampling.seed, attempt))
+        async with aclosing(self._models.generate(self._plan.prompt, self._plan.phase, sampling)) as groups:
+            async for group in groups:
+                self._ids += group
+                self._progress.set()
+                repetition.feed(group)
+                if repetition.num_good is not None:
+                    del self._ids[max(1, self._num_used, repetition.num_good) :]
+                    return EndReason.RUN_ON
+        if len(self._ids) < self._plan.phase.max_tokens:
+            return EndReason.COMPLETE
+        return EndReason.MAX_AUDIO if self._plan.is_request_limit else EndReason.RUN_ON
+
+
+def derived_seed(seed: int | None, *path: int) -> int | None:
+    """A seed for each part of a request's work: the request's own for the first one (all zeros), then others."""
+    if seed is None or not any(path):
+        return seed
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0])
