@@ -65,8 +65,9 @@ def test_estimate_follows_normal_speed_in_both_languages() -> None:
     assert 4 < len(chinese) / estimate_speech_s(chinese) < 5.3  # characters/s
 
 
-def test_estimate_counts_no_silence_at_the_borders() -> None:
+def test_estimate_counts_punctuation_only_between_words() -> None:
     assert estimate_speech_s("“hello”...\n") == estimate_speech_s("hello") > 0
+    assert estimate_speech_s("1+1=2") > estimate_speech_s("1 1 2")
     assert estimate_speech_s("hello. world") > estimate_speech_s("hello, world") > estimate_speech_s("hello world")
 
 
@@ -129,6 +130,12 @@ def test_mixed_text_is_split_by_the_rules_of_both_languages() -> None:
     ]
 
 
+@pytest.mark.parametrize("space", ["\xa0", "\u3000", "\u2003"])
+def test_any_white_space_may_stand_before_a_full_stop(space: str) -> None:  # sentencex itself panics here
+    text = f"The doctor said to take some vitamin C{space}. Then I was told to rest a while. And that is what I really did."
+    assert _texts(split_text(text, 6))[-1] == "And that is what I really did."
+
+
 def test_long_sentence_is_split_at_clauses_into_balanced_pieces() -> None:
     text = (
         "Well, when the rain had finally stopped and the sun came out again, the two of them walked slowly home along "
@@ -141,6 +148,8 @@ def test_long_sentence_is_split_at_clauses_into_balanced_pieces() -> None:
         "which was higher than ever, and neither of them said a single word",
     ]
     assert [segment.pause_s for segment in segments] == [CLAUSE_PAUSE_S, CLAUSE_PAUSE_S, 0.0]
+    text = "I really thought that he would be there by now... or that he would at least have written a letter"
+    assert _texts(split_text(text, 6))[0].endswith("now...")
     text = "雨停了以后，太阳又从云里出来了，他们两个人就沿着河边慢慢地走回家去，一路上谁也没有说一句话"
     assert _texts(split_text(text, 6)) == [
         "雨停了以后，太阳又从云里出来了，",
@@ -150,13 +159,27 @@ def test_long_sentence_is_split_at_clauses_into_balanced_pieces() -> None:
 
 
 def test_long_speech_in_quotes_is_split_at_its_sentences() -> None:
-    inner = "I went home to Dr. Smith at night. Then I slept well. Was it late? Yes, it was very late. "
-    segments = split_text(f"She said: “{inner * 4}” And then she left.", 10)
-    assert all(segment.text.endswith((".", "?", "”")) for segment in segments)
-    assert not any(segment.text.endswith("Dr.") or segment.text.startswith("”") for segment in segments)
-    segments = split_text("他说：「" + "我昨天晚上回家很晚。然后就睡了！你呢？" * 4 + "」然后走了。", 6)
-    assert all(segment.text.endswith(("。", "！", "？", "」")) for segment in segments)
-    assert not any(segment.text.startswith("」") for segment in segments)
+    for num_repeated in range(4, 9):
+        inner = " ".join(
+            ["I went home to Dr. Smith at night. Then I slept well. Was it late? Yes, it was."] * num_repeated
+        )
+        segments = split_text(f"She said: “{inner}” And then she left.", 10)
+        assert all(segment.text.endswith((".", "?", "”")) for segment in segments)
+        assert not any(segment.text.endswith("Dr.") or segment.text.startswith("”") for segment in segments)
+        inner = "我昨天晚上回家很晚。然后就睡了！你呢？" * num_repeated
+        segments = split_text(f"他说：「{inner}」然后走了。", 6)
+        assert all(segment.text.endswith(("。", "！", "？", "」")) for segment in segments)
+        assert not any(segment.text.startswith("」") for segment in segments)
+
+
+def test_quote_ends_a_piece_with_its_closing_mark() -> None:
+    text = (
+        "“They told me a long story about a horse! It went on for ever and ever!” she said to me and the others, "
+        "who had been waiting for her since the early morning"
+    )
+    assert _texts(split_text(text, 6))[1] == "It went on for ever and ever!”"
+    text = "「他们给我讲了一个关于马的很长的故事！讲了很久很久！」她对我和别的人说，我们从一大早就在等她了"
+    assert _texts(split_text(text, 6)) == []
 
 
 def test_text_without_punctuation_is_split_between_words_without_a_pause() -> None:
@@ -180,6 +203,7 @@ def test_endless_word_is_split_anyhow_but_keeps_its_accents() -> None:
     "whole",
     [
         "3,000,000",
+        "3，000",
         "3.14159",
         "10:30",
         "20 000",
@@ -217,7 +241,7 @@ def test_pause_depends_on_how_a_segment_ends() -> None:
     assert [(segment.text.rsplit(" ", 1)[-1], segment.pause_s) for segment in segments] == [
         ("one.", SENTENCE_PAUSE_S),
         ("long.", PARAGRAPH_PAUSE_S),
-        ("commas", FORCED_SPLIT_PAUSE_S),
+        ("any", FORCED_SPLIT_PAUSE_S),
         ("first.", SENTENCE_PAUSE_S),
         ("now,", CLAUSE_PAUSE_S),
         ("friends.", 0.0),
@@ -330,7 +354,7 @@ def test_normalization_keeps_what_it_does_not_read() -> None:
     plain = "Nothing to read (here), “is there”?\n\n 没有数字，“什么都没有”。 "
     assert normalize_text(plain) == plain
     # wetext's own syntax, brackets, white space, and a sign that its grammar refuses
-    text = ' He said "Go" to 5  "men" [3] \\ {4}.\n\n😀6. '
+    text = ' He  said "Go" to 5  "men" [3] \\ {4}.\n\n😀6. '
     assert normalize_text(text) == ' He said "Go" to five  "men" [three] \\ {four}.\n\n😀6. '
 
 

@@ -32,6 +32,7 @@ from types import FrameType, TracebackType
 from typing import BinaryIO
 
 from tritone.inference import GRPC_URL_VARIABLE
+from tritone.turns import TURNS_DIR_VARIABLE
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_HTTP_PORT = 8000
@@ -209,7 +210,8 @@ class TritonServer:
         sink = self._resources.enter_context(self.log_path.open("wb")) if self.log_path else sys.stderr.buffer
         self._process = subprocess.Popen(
             [*_DIE_WITH_PARENT, *self._command(installation, shared_memory_prefix=name)],
-            env=_environment(installation, os.environ) | {GRPC_URL_VARIABLE: self.grpc_url},
+            env=_environment(installation, os.environ)
+            | {GRPC_URL_VARIABLE: self.grpc_url, TURNS_DIR_VARIABLE: str(scratch)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -18,6 +18,7 @@ import openvino as ov
 import openvino_genai as genai
 
 from tritone.errors import InvalidInput
+from tritone.turns import NoTurns, Turns
 from tritone.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class SpeechLmSettings:
     kv_cache_tokens: int = 65536  # prompts and their continuations, of all running sequences together
     max_num_sequences: int = 16  # decoded together; more wait for their turn
     max_num_batched_tokens: int = 64  # per step; small, so that a new prompt does not stall running streams
-    max_tokens_per_delivery: int = 25  # half a second of speech
+    max_tokens_per_delivery: int = 8  # a message each; more would make a stream's chunks wait for them
     cancellation_check_period_s: float = 0.05
 
     @classmethod
@@ -159,11 +160,13 @@ class SpeechLm:
 
     Args:
         engine_dir: what `build_engines.speech_lm.build_openvino_lm` wrote.
+        turns: waited for before each step.
     """
 
-    def __init__(self, engine_dir: Path, settings: SpeechLmSettings | None = None):
+    def __init__(self, engine_dir: Path, settings: SpeechLmSettings | None = None, turns: Turns | None = None):
         self._engine_dir = engine_dir
         self._settings = settings or SpeechLmSettings()
+        self._turns = turns or NoTurns()
         self._vocabulary = Vocabulary.load(engine_dir / "vocabulary.json")
         self._num_kv_blocks = self._settings.kv_cache_tokens // TOKENS_PER_KV_BLOCK
         max_positions = json.loads((engine_dir / "config.json").read_text())["max_position_embeddings"]
@@ -342,7 +345,8 @@ class SpeechLm:
 
     def _step(self) -> None:
         try:
-            self._pipeline.step()
+            with self._turns.turn():
+                self._pipeline.step()
         except RuntimeError as error:
             # the engine keeps the request that it failed on and would fail again: start anew
             logger.exception("the engine failed; its running requests end and it is loaded again")

@@ -113,7 +113,7 @@ def split_text(text: str, max_segment_s: float) -> list[Segment]:
 def normalize_text(text: str) -> str:
     """Write numbers, dates, times, units, money and web addresses out as words, each sentence in its own language.
 
-    White space and line breaks stay. It takes about 0.1 ms per character that is not plain words, and holds Python's
+    Line breaks stay. It takes about 0.1 ms per character of a sentence that is not plain words, and holds Python's
     interpreter lock meanwhile. The rules (wetext 0.1.8) have no context, so some readings are wrong: "1990s" becomes
     seconds, "No. 5" "Number. five", "24/7" a fraction, "555-1234" and "10-20" a range or, in Chinese, a date.
 
@@ -216,7 +216,7 @@ def _sentences(text: str, begin: int, end: int, within_quotes: bool = False) -> 
     What stands in quotes or brackets is one sentence unless `within_quotes`.
     """
     line = text[begin:end]
-    seen = re.sub(r"\s", " ", line)  # sentencex 1.0.32 panics at an initial before a no-break space
+    seen = re.sub(r"\s", " ", line)  # sentencex 1.0.32 panics at "C\u00a0."
     if within_quotes:
         seen = seen.translate(_QUOTES_AND_BRACKETS)
     done = 0
@@ -241,15 +241,14 @@ _CLAUSE_END = re.compile(
     rf"|(?:—+|…+|\.{{3,}}|\s[-–]+(?=\s)){_CLOSING}"
     rf"|(?<=[{_IDEOGRAPHS}])\s+(?=[{_IDEOGRAPHS}])"
 )
-_WORD_END = re.compile(
-    r"(?<![.\d])\s+|(?<=\d)\s+(?![\d\s])"  # not after an abbreviation, nor in 20 000
-    rf"|(?<=[{_IDEOGRAPHS}])(?=[^\W\d_])|(?<=[^\W\d_])(?=[{_IDEOGRAPHS}])"
-)
+_WORD_END = re.compile(r"(?<![.\d])\s+|(?<=\d)\s+(?![\d\s])")  # not after an abbreviation, nor in 20 000
+_SYLLABLE_END = re.compile(rf"(?<=[{_IDEOGRAPHS}])(?=[^\W\d_])|(?<=[^\W\d_])(?=[{_IDEOGRAPHS}])")  # maybe within a word
 _SPACE = re.compile(r"\s+")
 _BREAKS = (
     (_CLAUSE_END, 0.1, CLAUSE_PAUSE_S),
-    (_WORD_END, 0.3, FORCED_SPLIT_PAUSE_S),
-    (_SPACE, 0.6, FORCED_SPLIT_PAUSE_S),
+    (_WORD_END, 0.4, FORCED_SPLIT_PAUSE_S),
+    (_SYLLABLE_END, 0.6, FORCED_SPLIT_PAUSE_S),
+    (_SPACE, 0.8, FORCED_SPLIT_PAUSE_S),
 )
 _BEYOND_CHARS = 16  # so far beyond the last place for a split the patterns look, so as not to see half a match
 
@@ -268,7 +267,7 @@ def _fit(text: str, timeline: _Timeline, begin: int, end: int, max_ms: int) -> I
         for index, cost, pause_s in _breaks(text, begin, timeline.last_end(begin, max_ms), sentence_ends):
             piece_ms = timeline.duration_ms(begin, index)
             cost += abs(piece_ms - wanted_ms) / max_ms
-            if cost < cheapest and 0 < piece_ms < duration_ms:
+            if cost < cheapest and piece_ms > 0:
                 piece, cheapest = _Piece(begin, index, pause_s), cost
         yield piece
         begin = piece.end

@@ -14,6 +14,7 @@ from tritone.errors import InvalidInput
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.tokens import check_codes
 from tritone.spark_tts.vocoder import VocoderEngine
+from tritone.turns import Turns
 
 Inputs = Mapping[str, np.ndarray]
 Row = TypeVar("Row")
@@ -110,11 +111,17 @@ class Vocoder:
         self._facts = facts
 
     @classmethod
-    def load(cls, directory: Path, parameters: Mapping[str, str]) -> "Vocoder":
+    def load(cls, directory: Path, parameters: Mapping[str, str], turns: Turns | None = None) -> "Vocoder":
         """Compile the engines in a model's version folder, as the parameters of its config.pbtxt say."""
-        facts, num_threads = ModelFacts.load(directory), int(parameters["num_threads"])
-        engine_dir = directory / "engine"
-        return cls(VocoderEngine(engine_dir, facts.wave_field_tokens, _precision(parameters), num_threads), facts)
+        facts = ModelFacts.load(directory)
+        engine = VocoderEngine(
+            directory / "engine",
+            facts.wave_field_tokens,
+            _precision(parameters),
+            int(parameters["num_threads"]),
+            turns=turns,
+        )
+        return cls(engine, facts)
 
     def rows(self, inputs: Inputs) -> list[VocoderRow]:
         """The rows of one request.

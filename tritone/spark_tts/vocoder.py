@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tritone.engines import Engine, Precision
+from tritone.turns import NoTurns, Turns
 
 # In frames, one frame a token. Fixed sizes run three to four times as fast as free ones; larger ones spend a smaller
 # share on context, and each takes memory of its own.
@@ -28,12 +29,14 @@ class VocoderEngine:
         precision: Precision,
         num_threads: int = 0,
         sizes: Sequence[int] = WAVE_WINDOW_SIZES,
+        turns: Turns | None = None,
     ) -> None:
         """
         Args:
             engine_dir: holds `vocoder_features.xml` and `vocoder_waves.xml`, as `build_engines.codec` writes them.
             wave_field: how many frames on each side a sample depends on in the wave generator.
             sizes: of the windows, in frames, ascending.
+            turns: waited for before each window.
 
         Raises:
             ValueError: the largest window leaves no room for a frame between two contexts.
@@ -41,6 +44,7 @@ class VocoderEngine:
         if sizes[-1] <= 2 * wave_field:
             raise ValueError(f"the largest window must have over {2 * wave_field} frames (two contexts): {sizes}")
         self._wave_field = wave_field
+        self._turns = turns or NoTurns()
         self._features = Engine(engine_dir / "vocoder_features.xml", precision, num_threads)
         shapes = [{"features": [1, size, -1], "mask": [1, size]} for size in sizes]
         engines = Engine.of_shapes(engine_dir / "vocoder_waves.xml", precision, num_threads, shapes)
@@ -52,7 +56,8 @@ class VocoderEngine:
         """Samples FP32 of the tokens [begin, end), all unless said, of an utterance of INT32 [32] and INT32 [m]."""
         end = len(semantic_tokens) if end is None else end
         inputs = {"global_tokens": global_tokens[None], "semantic_tokens": semantic_tokens[None]}
-        features = self._features.run(inputs)["features"]
+        with self._turns.turn():
+            features = self._features.run(inputs)["features"]
         pieces = []
         while begin < end:
             piece_end, piece = self._decode_window(features, begin, end)
@@ -74,6 +79,7 @@ class VocoderEngine:
         mask = np.zeros((1, size), np.float32)
         window[:, : last - first] = features[:, first:last]
         mask[:, : last - first] = 1
-        waveform = self._waves[size].run({"features": window, "mask": mask})["waveform"][0]
+        with self._turns.turn():
+            waveform = self._waves[size].run({"features": window, "mask": mask})["waveform"][0]
         samples_per_frame = len(waveform) // size
         return end, waveform[(begin - first) * samples_per_frame : (end - first) * samples_per_frame]

@@ -10,13 +10,14 @@ import triton_python_backend_utils as pb_utils
 from tritone.speech_lm import Delivery, Generation, SpeechLm, SpeechLmSettings
 from tritone.speech_lm_request import SpeechLmRequest, is_stop_request
 from tritone.triton import error_response, input_arrays, parameters, version_dir
+from tritone.turns import turns_of_server
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         settings = SpeechLmSettings.from_parameters(parameters(args))
-        self._lm = SpeechLm(version_dir(args) / "engine", settings)
+        self._lm = SpeechLm(version_dir(args) / "engine", settings, turns_of_server())
         self._generations: dict[str, Generation] = {}  # by request id, of the requests that have one
         self._lock = threading.Lock()
 

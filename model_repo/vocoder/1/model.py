@@ -6,11 +6,12 @@ import triton_python_backend_utils as pb_utils
 
 from tritone.spark_tts.codec import Vocoder
 from tritone.triton import parameters, respond_in_batch, version_dir
+from tritone.turns import turns_of_server
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self._vocoder = Vocoder.load(version_dir(args), parameters(args))
+        self._vocoder = Vocoder.load(version_dir(args), parameters(args), turns_of_server())
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return respond_in_batch(requests, self._vocoder.rows, self._vocoder.run, "waveform")
