@@ -14,6 +14,7 @@ from tritone.text import estimate_speech_s
 # The slowest speech in Spark-TTS's training data, 2.6 syllables/s (5%), takes 1.6 times as long as the middle, a slow
 # speaker's pauses come on top, and the estimate itself may be half of the truth where a text spells words out.
 BUDGET_FACTOR = 3.0
+NORMAL_SYLLABLES_PER_S = 4.2
 BUDGET_EXTRA_S = 3.0  # for silence before and after, and for short texts, whose speed varies most
 
 MAX_PERIOD_S = 1.0  # what repeats is mostly a sound, a syllable or a word
@@ -25,9 +26,15 @@ FRAME_S = 0.02
 SILENCE_FLOOR_DBFS = -50.0
 
 
-def token_budget(text: str, tokens_per_s: float) -> int:
-    """The most tokens that speaking `text` may take: three times its normal duration and 3 s."""
-    return math.ceil((BUDGET_FACTOR * estimate_speech_s(text) + BUDGET_EXTRA_S) * tokens_per_s)
+def token_budget(text: str, tokens_per_s: float, syllables_per_s: float | None = None) -> int:
+    """The most tokens that speaking `text` may take: three times its normal duration and 3 s.
+
+    Args:
+        syllables_per_s: the speed that was asked for, where one was; slower speech may take as much longer.
+    """
+    normal = NORMAL_SYLLABLES_PER_S
+    slowness = 1.0 if syllables_per_s is None else max(1.0, normal / max(1.0, syllables_per_s))
+    return math.ceil((BUDGET_FACTOR * slowness * estimate_speech_s(text) + BUDGET_EXTRA_S) * tokens_per_s)
 
 
 class RepetitionDetector:
@@ -40,9 +47,7 @@ class RepetitionDetector:
         self._periods = np.arange(1, round(MAX_PERIOD_S * tokens_per_s) + 1)
         min_tokens = np.maximum(round(MIN_REPEATED_S * tokens_per_s), MIN_PERIODS * self._periods)
         self._min_run = min_tokens - self._periods
-        self._run = np.zeros_like(
-            self._periods
-        )  # for each period: how many of the latest tokens equal their predecessor
+        self._run = np.zeros_like(self._periods)  # for each period: how many of the latest tokens repeat it
         self._latest = np.full(len(self._periods), -1)  # ids, the latest first; no id is negative
         self._num_tokens = 0
         self._num_good: int | None = None
@@ -84,13 +89,6 @@ class SilenceDetector:
     def num_good(self) -> int | None:
         """How many samples to keep, up to where the silence began; None while no silence was longer than allowed."""
         return self._num_good
-
-    @property
-    def num_trailing(self) -> int:
-        """How many samples of silence the speech ends with so far."""
-        if not self._is_silent(self._remainder[np.newaxis]).all():
-            return 0
-        return self._num_framed + len(self._remainder) - self._silent_from
 
     def feed(self, waveform: np.ndarray) -> None:
         """Take the next piece, FP32 [n]. `num_good`, once known, stays."""

@@ -161,12 +161,21 @@ class SpeechLm:
     Args:
         engine_dir: what `build_engines.speech_lm.build_openvino_lm` wrote.
         turns: waited for before each step.
+        on_step: told after each step, on the LM's thread, how many generations are running and how many tokens it made.
     """
 
-    def __init__(self, engine_dir: Path, settings: SpeechLmSettings | None = None, turns: Turns | None = None):
+    def __init__(
+        self,
+        engine_dir: Path,
+        settings: SpeechLmSettings | None = None,
+        turns: Turns | None = None,
+        on_step: Callable[[int, int], None] = lambda num_running, num_new_tokens: None,
+    ):
         self._engine_dir = engine_dir
         self._settings = settings or SpeechLmSettings()
         self._turns = turns or NoTurns()
+        self._on_step = on_step
+        self._num_new_tokens = 0
         self._vocabulary = Vocabulary.load(engine_dir / "vocabulary.json")
         self._num_kv_blocks = self._settings.kv_cache_tokens // TOKENS_PER_KV_BLOCK
         max_positions = json.loads((engine_dir / "config.json").read_text())["max_position_embeddings"]
@@ -299,6 +308,8 @@ class SpeechLm:
             self._admit()
             if self._running:
                 self._step()
+            self._on_step(len(self._running), self._num_new_tokens)
+            self._num_new_tokens = 0
         for generation in [*self._waiting, *self._running]:
             self._finish(generation, FinishReason.CANCELLED)
 
@@ -362,6 +373,7 @@ class SpeechLm:
         while handle.can_read():
             for output in handle.read().values():
                 generation.pending_rows += output.generated_ids
+                self._num_new_tokens += len(output.generated_ids)
         status = handle.get_status()
         if status == genai.GenerationStatus.RUNNING:
             if len(generation.pending_rows) >= generation.next_delivery_tokens:

@@ -96,6 +96,29 @@ def _failed(message: str, code: int) -> pb_utils.InferenceResponse:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
+class Metric:
+    """A number on the server's metrics endpoint, for Prometheus. For one thread."""
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        """`kind` is "counter" or "gauge"."""
+        kinds = {"counter": pb_utils.MetricFamily.COUNTER, "gauge": pb_utils.MetricFamily.GAUGE}
+        family = pb_utils.MetricFamily(name=name, description=description, kind=kinds[kind])
+        self._family = family  # a metric ends with its family
+        self._metric = family.Metric(labels={})
+        self._value = 0.0
+
+    def add(self, amount: float) -> None:
+        """Count on."""
+        if amount:  # each change is a message to the server
+            self._metric.increment(amount)
+
+    def set(self, value: float) -> None:
+        """Put a gauge to a value."""
+        if value != self._value:
+            self._metric.set(value)
+            self._value = value
+
+
 class RequestLoop:
     """Serves each request with a coroutine, on an event loop in a thread of its own.
 

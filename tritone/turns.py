@@ -8,9 +8,9 @@ speed, and the longest wait is one window of the vocoder or one step of the lang
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import ContextManager, Protocol
+from typing import Protocol
 
 TURNS_DIR_VARIABLE = "TRITONE_TURNS_DIR"  # set by the launcher
 
@@ -18,14 +18,14 @@ TURNS_DIR_VARIABLE = "TRITONE_TURNS_DIR"  # set by the launcher
 class Turns(Protocol):
     """Something to wait for before all cores are used."""
 
-    def turn(self) -> ContextManager[None]:
+    def turn(self) -> AbstractContextManager[None]:
         """Wait for the turn, and end it."""
 
 
 class NoTurns:
     """For a process that has its cores for itself."""
 
-    def turn(self) -> ContextManager[None]:
+    def turn(self) -> AbstractContextManager[None]:
         """Begin at once."""
         return nullcontext()
 

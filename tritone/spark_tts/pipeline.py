@@ -167,7 +167,8 @@ class Pipeline:
 
     def _plan(self, request: SynthesisRequest, voice: _SettledVoice, index: int, segment: Segment) -> SegmentPlan:
         tokens = self._prompts.tokens
-        limit, guard = self._num_tokens(request.max_audio_s), token_budget(segment.text, self._facts.tokens_per_s)
+        limit = self._num_tokens(request.max_audio_s)
+        guard = token_budget(segment.text, self._facts.tokens_per_s, _wanted_syllables_per_s(request))
         return SegmentPlan(
             prompt=voice.prompt_of(segment.text),
             phase=Phase(tokens.semantic_tokens, min(limit, guard), end_id=tokens.im_end),
@@ -213,6 +214,10 @@ class Pipeline:
             token_values(speaker, t.global_tokens),
             lambda text: [*self._prompts.controlled(text, voice.style), *chosen],
         )
+
+
+def _wanted_syllables_per_s(request: SynthesisRequest) -> float | None:
+    return request.voice.speed_value if isinstance(request.voice, ControlledVoice) else None
 
 
 async def _all_ids(generation: AsyncGenerator[list[int], None]) -> list[int]:

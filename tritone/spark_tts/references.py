@@ -15,9 +15,7 @@ from tritone.voices import TokenVoice
 class ReferenceCache:
     """The tokens of the last `max_voices` voices, by content: one or two kilobytes each. For one event loop."""
 
-    def __init__(
-        self, tokenize: Callable[[ReferenceVoice], Coroutine[Any, Any, TokenVoice]], max_voices: int
-    ) -> None:
+    def __init__(self, tokenize: Callable[[ReferenceVoice], Coroutine[Any, Any, TokenVoice]], max_voices: int) -> None:
         """
         Args:
             tokenize: finds the tokens of a voice that is not in the cache.

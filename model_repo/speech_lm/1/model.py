@@ -9,7 +9,7 @@ import triton_python_backend_utils as pb_utils
 
 from tritone.speech_lm import Delivery, Generation, SpeechLm, SpeechLmSettings
 from tritone.speech_lm_request import SpeechLmRequest, is_stop_request
-from tritone.triton import error_response, input_arrays, parameters, version_dir
+from tritone.triton import Metric, error_response, input_arrays, parameters, version_dir
 from tritone.turns import turns_of_server
 
 
@@ -17,7 +17,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         settings = SpeechLmSettings.from_parameters(parameters(args))
-        self._lm = SpeechLm(version_dir(args) / "engine", settings, turns_of_server())
+        self._num_running = Metric("tritone_lm_running", "Sequences that the language model is working on", "gauge")
+        self._num_tokens = Metric("tritone_lm_tokens_total", "Tokens that the language model has made", "counter")
+        self._lm = SpeechLm(version_dir(args) / "engine", settings, turns_of_server(), self._count)
         self._generations: dict[str, Generation] = {}  # by request id, of the requests that have one
         self._lock = threading.Lock()
 
@@ -67,6 +69,10 @@ class TritonPythonModel:
             )
             if request_id:
                 self._generations[request_id] = generation
+
+    def _count(self, num_running: int, num_new_tokens: int) -> None:
+        self._num_running.set(num_running)
+        self._num_tokens.add(num_new_tokens)
 
     def _stop(self, request_id: str) -> None:
         """Cancel the running request of this id; one that has ended already needs nothing."""
