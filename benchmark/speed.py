@@ -1,16 +1,14 @@
 """How fast one server speaks, and what memory it takes for that: a quick look, on work of fixed size.
 
-The load benchmark proper drives a server the way its users do. This one asks the engines inside a real server for a
+`python -m benchmark streams` drives a server the way its users do. This one asks the engines inside a real server for a
 fixed number of tokens, so that any checkpoint, also one of random weights, gives comparable figures.
 """
 
-import json
-import platform
 import statistics
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +18,9 @@ import tritonclient.grpc as triton
 from tqdm import tqdm
 from tritone_client import ControlledVoice, TokenVoice, Tritone
 
+from benchmark.load import AUDIO_S, TEXT
 from benchmark.published import published_lm_tokens_per_s
+from benchmark.report import processor_name, write_json
 from tritone.serve import TritonServer
 from tritone.spark_tts.tokens import SpeechTokens
 
@@ -28,8 +28,6 @@ NUM_PROMPT_TOKENS = 250  # a sentence and a transcribed reference of three secon
 NUM_NEW_TOKENS = 300  # six seconds of speech
 NUM_PUBLISHED_TOKENS = 40
 NUM_STREAMS = (1, 2, 4, 8)
-AUDIO_S = 6.0
-TEXT = "The quick brown fox jumps over the lazy dog near the river bank."
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def measure_speed(checkpoint_dir: Path, repository: Path, num_repetitions: int) 
             client.synthesize(TEXT, voice=ControlledVoice("female"), seed=0, max_audio_s=1)
         memory = _memory(server)
         return Speed(
-            machine=_machine(),
+            machine=processor_name(),
             num_cores=psutil.cpu_count(),
             published_lm_tokens_per_s=published,
             lm_tokens_per_s=lm_tokens_per_s,
@@ -103,7 +101,7 @@ def print_speed(speed: Speed, output: Path | None) -> None:
         print(f"{process.process}: {process.resident_mb:.0f} MB resident, {process.proportional_mb:.0f} MB{with_torch}")
     print(f"all processes: {speed.total_resident_mb:.0f} MB resident, {speed.total_proportional_mb:.0f} MB by share")
     if output is not None:
-        output.write_text(json.dumps(asdict(speed), indent=2))
+        write_json(output, speed)
 
 
 def _median(num_repetitions: int, measure: Callable[[], float]) -> float:
@@ -202,10 +200,3 @@ def _model_of(process: psutil.Process) -> str:
         if argument.endswith("model.py"):
             return Path(argument).parents[1].name
     return process.name()
-
-
-def _machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()

@@ -141,14 +141,13 @@ class StreamWindows:
         now_s = self._clock()
         self._note(num_tokens, now_s)
         remaining = num_tokens - self._num_planned
-        if finished:
-            if remaining <= self._settings.max_chunk:
-                return self._window(num_tokens, num_tokens, 0) if remaining > 0 else None
-        elif remaining - self._settings.look_ahead < self._least_chunk(now_s):
+        if finished and remaining <= self._settings.max_chunk + self._settings.look_ahead:
+            return self._window(num_tokens, num_tokens, 0) if remaining > 0 else None
+        ready = remaining - self._settings.look_ahead
+        if not finished and ready < self._least_chunk(now_s):
             return None
-        ready = max(1, remaining - self._settings.look_ahead)
         keep_end = self._num_planned + min(ready, self._settings.max_chunk)
-        return self._window(keep_end, min(keep_end + self._settings.look_ahead, num_tokens), self._settings.fade)
+        return self._window(keep_end, keep_end + self._settings.look_ahead, self._settings.fade)
 
     def _window(self, keep_end: int, end: int, fade: int) -> Window:
         window = Window(max(0, self._num_planned - self._receptive_field), end, self._num_planned, keep_end, fade)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import in_process
-from benchmark.in_process import InProcessInference
+from benchmark import without_triton
+from benchmark.without_triton import DirectInference
 from build_engines.checkpoint import Checkpoint
 from build_engines.repository import copy_models
 from build_engines.speech_lm import build_openvino_lm
+from tritone.speech_lm import FinishReason
 
 
 class FakeVocoder:
@@ -44,8 +45,8 @@ def repository(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def inference(repository: Path) -> Iterator[InProcessInference]:
-    inference = InProcessInference(repository)
+def inference(repository: Path) -> Iterator[DirectInference]:
+    inference = DirectInference(repository)
     yield inference
     inference.close()
 
@@ -54,17 +55,17 @@ def inference(repository: Path) -> Iterator[InProcessInference]:
 def vocoder(monkeypatch: pytest.MonkeyPatch) -> FakeVocoder:
     vocoder = FakeVocoder()
     monkeypatch.setattr(FakeVocoder, "load", lambda directory, parameters: vocoder)
-    monkeypatch.setitem(in_process._ENGINES, "vocoder", FakeVocoder)
+    monkeypatch.setitem(without_triton._ENGINES, "vocoder", FakeVocoder)
     return vocoder
 
 
-async def decode(inference: InProcessInference, token: int) -> np.ndarray:
+async def decode(inference: DirectInference, token: int) -> np.ndarray:
     inputs = {"semantic_tokens": np.array([[token]], np.int32)}
     return (await inference.call("vocoder", inputs, ["waveform"]))["waveform"]
 
 
 def test_rows_that_wait_run_together_in_the_servers_batch_size(
-    inference: InProcessInference, vocoder: FakeVocoder
+    inference: DirectInference, vocoder: FakeVocoder
 ) -> None:
     async def decode_all() -> list[np.ndarray]:
         return await asyncio.gather(*(decode(inference, token) for token in range(19)))
@@ -74,7 +75,7 @@ def test_rows_that_wait_run_together_in_the_servers_batch_size(
     assert vocoder.batch_sizes == [8, 8, 3]
 
 
-def test_a_failed_run_fails_its_own_requests_alone(inference: InProcessInference, vocoder: FakeVocoder) -> None:
+def test_a_failed_run_fails_its_own_requests_alone(inference: DirectInference, vocoder: FakeVocoder) -> None:
     async def fail_then_decode() -> np.ndarray:
         with pytest.raises(RuntimeError, match="a negative token"):
             await decode(inference, -1)
@@ -92,7 +93,7 @@ def lm_inputs(prompt: np.ndarray, num_new_tokens: int) -> dict[str, np.ndarray]:
     }
 
 
-async def generate(inference: InProcessInference, inputs: dict[str, np.ndarray]) -> list[list[int]]:
+async def generate(inference: DirectInference, inputs: dict[str, np.ndarray]) -> list[list[int]]:
     groups = []
     async for tensors in inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"], {}):
         assert tensors["output_ids"].shape == (1, tensors["sequence_length"][0])
@@ -101,7 +102,7 @@ async def generate(inference: InProcessInference, inputs: dict[str, np.ndarray])
 
 
 def test_the_language_model_streams_what_the_published_code_says(
-    inference: InProcessInference, golden: dict[str, np.ndarray]
+    inference: DirectInference, golden: dict[str, np.ndarray]
 ) -> None:
     expected = golden["greedy.clone_with_transcript"].tolist()
     inputs = lm_inputs(golden["prompt.clone_with_transcript"].astype(np.int32), len(expected))
@@ -111,16 +112,34 @@ def test_the_language_model_streams_what_the_published_code_says(
 
 
 def test_a_stream_that_is_closed_early_stops_generating(
-    inference: InProcessInference, golden: dict[str, np.ndarray]
+    inference: DirectInference, golden: dict[str, np.ndarray]
 ) -> None:
-    prompt = golden["prompt.clone_with_transcript"].astype(np.int32)
+    inputs = lm_inputs(golden["prompt.clone_with_transcript"].astype(np.int32), 4000)
 
-    async def close_early_then_generate() -> list[list[int]]:
-        stream = inference.stream("speech_lm", lm_inputs(prompt, 400), ["output_ids", "sequence_length"], {})
+    async def close_early() -> FinishReason:
+        stream = inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"], {})
         await anext(stream)
+        assert inference._lm is not None
         await stream.aclose()
-        return await generate(inference, lm_inputs(prompt, 3))
+        (deliveries,) = inference._lm._deliveries
+        while (reason := (await deliveries.get()).finish_reason) is None:
+            pass
+        return reason
 
-    groups = asyncio.run(close_early_then_generate())
-    assert sum(map(len, groups)) == 3
-    assert inference._lm is not None and not inference._lm._running  # the longer one would still be there
+    assert asyncio.run(close_early()) is FinishReason.CANCELLED
+
+
+def test_the_end_of_the_language_models_process_is_told(
+    inference: DirectInference, golden: dict[str, np.ndarray]
+) -> None:
+    inputs = lm_inputs(golden["prompt.clone_with_transcript"].astype(np.int32), 4000)
+
+    async def end_the_process() -> None:
+        stream = inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"], {})
+        await anext(stream)
+        inference.close()
+        with pytest.raises(RuntimeError, match="process has ended"):
+            async for _ in stream:
+                pass
+
+    asyncio.run(end_the_process())
