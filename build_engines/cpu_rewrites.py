@@ -12,7 +12,7 @@ _SINE_DEGREE = 5
 
 
 def rewrite_for_cpu(model: ov.Model) -> None:
-    """Rewrite squared sines and transposed convolutions of `model` in place."""
+    """Rewrite squared sines and transposed convolutions of `model` in place, those in float32 that it knows how to."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Sin":
             _rewrite_squared_sine(node)
@@ -27,9 +27,10 @@ def _rewrite_squared_sine(sine: ov.Node) -> None:
     The plugin computes sines one by one, in a layout of their own.
     """
     consumers = {target.get_node() for target in sine.output(0).get_target_inputs()}
-    if len(consumers) != 1 or (square := consumers.pop()).get_type_name() != "Multiply":
+    if sine.get_output_element_type(0) != ov.Type.f32 or len(consumers) != 1:
         return
-    if any(source.get_node() != sine for source in square.input_values()):
+    square = consumers.pop()
+    if square.get_type_name() != "Multiply" or any(source.get_node() != sine for source in square.input_values()):
         return
     periods = ops.multiply(sine.input_value(0), _scalar(1 / np.pi))
     t = ops.subtract(periods, ops.round(periods, "half_to_even"))
@@ -54,9 +55,10 @@ def _rewrite_transposed_convolution(node: ov.Node) -> None:
     Output t * rate + phase is the sum over d of input t + d times weight[phase + padding - d * rate]. The plugin has
     matrix kernels for convolutions only.
     """
-    attributes = node.get_attributes()
+    if not _makes_rate_times_the_frames(node):
+        return
+    attributes, weight = node.get_attributes(), node.input_value(1).get_node().get_data()  # [in, out, kernel]
     (rate,), (padding,) = attributes["strides"], attributes["pads_begin"]
-    weight = node.input_value(1).get_node().get_data()  # [in, out, kernel]
     num_in, num_out, kernel_size = weight.shape
     first, last = -((kernel_size - 1 - padding) // rate), (rate - 1 + padding) // rate
     phases = np.zeros((rate, num_out, num_in, last - first + 1), np.float32)
@@ -66,14 +68,21 @@ def _rewrite_transposed_convolution(node: ov.Node) -> None:
                 phases[phase, :, :, d - first] = weight[:, :, k].T
     kernel = ops.constant(phases.reshape(rate * num_out, num_in, -1))
     at_input_rate = ops.convolution(node.input_value(0), kernel, [1], [-first], [last], [1])
-    by_time = ops.transpose(at_input_rate, _shape(0, 2, 1))  # [batch, time, phase and channel]
-    interleaved = ops.reshape(by_time, _shape(0, -1, num_out), special_zero=True)
-    node.output(0).replace(ops.transpose(interleaved, _shape(0, 2, 1)).output(0))
+    # in the layout that convolutions use, a frame's channels side by side, this moves nothing
+    node.output(0).replace(ops.depth_to_space(at_input_rate, "blocks_first", rate).output(0))
+
+
+def _makes_rate_times_the_frames(node: ov.Node) -> bool:
+    """Whether `_rewrite_transposed_convolution` covers a node: one axis, no dilation, no frames beyond `rate` each."""
+    attributes, weight = node.get_attributes(), node.input_value(1)
+    has_known_weight = weight.get_node().get_type_name() == "Constant" and weight.get_element_type() == ov.Type.f32
+    has_known_length = attributes["auto_pad"] == "explicit" and node.get_input_size() == 2
+    if not has_known_weight or not has_known_length or attributes["dilations"] != [1]:
+        return False
+    num_padding = attributes["pads_begin"][0] + attributes["pads_end"][0] - attributes["output_padding"][0]
+    return weight.get_shape()[2] - num_padding == attributes["strides"][0]
 
 
 def _scalar(value: float) -> ov.Node:
     return ops.constant(np.array(value, np.float32))
 
-
-def _shape(*values: int) -> ov.Node:
-    return ops.constant(np.array(values, np.int64))

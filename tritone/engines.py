@@ -35,14 +35,16 @@ class Engine:
     def of_shapes(
         cls, xml_path: Path, precision: Precision, num_threads: int, shapes: Iterable[Mapping[str, Sequence[int]]]
     ) -> "list[Engine]":
-        """As the constructor, one engine for each set of input shapes by name; they share the file's memory.
+        """As the constructor, one engine for each of `shapes`; they share the file's memory.
 
+        A shape gives an input's first dimensions, by its name; the others stay as they are in the file.
         With fixed shapes OpenVINO joins chains of arithmetic to single kernels, which it does not do otherwise.
         """
         model = _read(xml_path)
         engines = []
         for shape_of_input in shapes:
-            model.reshape({name: list(shape) for name, shape in shape_of_input.items()})
+            old_shapes = {name: list(model.input(name).get_partial_shape()) for name in shape_of_input}
+            model.reshape({name: [*shape, *old_shapes[name][len(shape) :]] for name, shape in shape_of_input.items()})
             engine = cls.__new__(cls)
             engine._compile(model, precision, num_threads)
             engines.append(engine)

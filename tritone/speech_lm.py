@@ -39,7 +39,7 @@ class SpeechLmSettings:
     kv_cache_tokens: int = 65536  # prompts and their continuations, of all running sequences together
     max_num_sequences: int = 16  # decoded together; more wait for their turn
     max_num_batched_tokens: int = 64  # per step; small, so that a new prompt does not stall running streams
-    max_tokens_per_delivery: int = 8  # a message each; more would make a stream's chunks wait for them
+    max_tokens_per_delivery: int = 4  # a message each; more would make a stream's chunks wait for them
     cancellation_check_period_s: float = 0.05
 
     @classmethod

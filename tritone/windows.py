@@ -68,7 +68,7 @@ class StreamSettings:
         fade: how many of the look-ahead's tokens are cross-faded with the next chunk.
     """
 
-    first_chunk: int = 10
+    first_chunk: int = 9  # with the look-ahead 23 tokens: so many are there after a delivery of the language model
     max_chunk: int = 170
     look_ahead: int = 14
     fade: int = 2

@@ -46,7 +46,7 @@ class VocoderEngine:
         self._wave_field = wave_field
         self._turns = turns or NoTurns()
         self._features = Engine(engine_dir / "vocoder_features.xml", precision, num_threads)
-        shapes = [{"features": [1, size, -1], "mask": [1, size]} for size in sizes]
+        shapes = [{"features": [1, size], "mask": [1, size]} for size in sizes]
         engines = Engine.of_shapes(engine_dir / "vocoder_waves.xml", precision, num_threads, shapes)
         self._waves = dict(zip(sizes, engines, strict=True))
 
