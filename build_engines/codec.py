@@ -50,7 +50,6 @@ class _Output(Protocol):
 class _Graph:
     """What is particular to one graph."""
 
-    load: Callable[[Checkpoint], nn.Module]
     make_inputs: Callable[[Checkpoint, int, int, np.random.Generator], Arrays]  # of a batch size and a length
     output: str
     dynamic_axes: dict[str, dict[int, str]]
@@ -60,7 +59,6 @@ class _Graph:
 class _Model:
     """What is particular to the comparison of one served model."""
 
-    load: Callable[[Checkpoint], nn.Module]
     make_inputs: Callable[[Checkpoint, int, int, np.random.Generator], Arrays]
     open: Callable[[Checkpoint, Path, Precision], _Output]  # the engine in a folder
     shapes: tuple[tuple[int, int], ...]  # (batch size, length in tokens) at which engines are compared
@@ -68,8 +66,7 @@ class _Model:
 
 def reference(checkpoint: Checkpoint, name: GraphName | ModelName) -> nn.Module:
     """The PyTorch network in float32, for inference: what its engines are compared with."""
-    spec = _MODELS[name] if name in _MODELS else _GRAPHS[name]
-    return spec.load(checkpoint).eval()
+    return _NETWORKS[name](checkpoint).eval()
 
 
 def build_engine(checkpoint: Checkpoint, model: ModelName, output_dir: Path) -> None:
@@ -202,19 +199,16 @@ def _open_vocoder(checkpoint: Checkpoint, engine_dir: Path, precision: Precision
 
 _GRAPHS: dict[GraphName, _Graph] = {
     "speaker_encoder": _Graph(
-        load=SpeakerEncoder.from_checkpoint,
         make_inputs=_reference_clips,
         output="global_tokens",
         dynamic_axes={"reference_clip": {0: "batch"}, "global_tokens": {0: "batch"}},
     ),
     "semantic_encoder": _Graph(
-        load=SemanticEncoder.from_checkpoint,
         make_inputs=_wavs,
         output="semantic_tokens",
         dynamic_axes={"wav": {0: "batch", 1: "num_samples"}, "semantic_tokens": {0: "batch", 1: "num_tokens"}},
     ),
     "vocoder_features": _Graph(
-        load=lambda checkpoint: VocoderFeatures(Vocoder.from_checkpoint(checkpoint)),
         make_inputs=_tokens,
         output="features",
         dynamic_axes={
@@ -224,7 +218,6 @@ _GRAPHS: dict[GraphName, _Graph] = {
         },
     ),
     "vocoder_waves": _Graph(
-        load=lambda checkpoint: VocoderWaves(Vocoder.from_checkpoint(checkpoint)),
         make_inputs=_features,
         output="waveform",
         dynamic_axes={
@@ -235,14 +228,16 @@ _GRAPHS: dict[GraphName, _Graph] = {
     ),
 }
 
-_MODELS: dict[str, _Model] = {
-    "speaker_encoder": _Model(
-        SpeakerEncoder.from_checkpoint, _reference_clips, _open_graph("speaker_encoder"), shapes=((1, 32), (3, 32))
-    ),
-    "semantic_encoder": _Model(
-        SemanticEncoder.from_checkpoint, _wavs, _open_graph("semantic_encoder"), shapes=((1, 25), (1, 333), (2, 101))
-    ),
-    "vocoder": _Model(
-        Vocoder.from_checkpoint, _tokens, _open_vocoder, shapes=((1, 1), (1, 7), (3, 50), (1, 201), (1, 500))
-    ),
+_MODELS: dict[ModelName, _Model] = {
+    "speaker_encoder": _Model(_reference_clips, _open_graph("speaker_encoder"), shapes=((1, 32), (3, 32))),
+    "semantic_encoder": _Model(_wavs, _open_graph("semantic_encoder"), shapes=((1, 25), (1, 333), (2, 101))),
+    "vocoder": _Model(_tokens, _open_vocoder, shapes=((1, 1), (1, 7), (3, 50), (1, 201), (1, 500))),
+}
+
+_NETWORKS: dict[GraphName | ModelName, Callable[[Checkpoint], nn.Module]] = {
+    "speaker_encoder": SpeakerEncoder.from_checkpoint,
+    "semantic_encoder": SemanticEncoder.from_checkpoint,
+    "vocoder": Vocoder.from_checkpoint,
+    "vocoder_features": lambda checkpoint: VocoderFeatures(Vocoder.from_checkpoint(checkpoint)),
+    "vocoder_waves": lambda checkpoint: VocoderWaves(Vocoder.from_checkpoint(checkpoint)),
 }

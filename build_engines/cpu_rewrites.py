@@ -73,16 +73,16 @@ def _rewrite_transposed_convolution(node: ov.Node) -> None:
 
 
 def _makes_rate_times_the_frames(node: ov.Node) -> bool:
-    """Whether `_rewrite_transposed_convolution` covers a node: one axis, no dilation, no frames beyond `rate` each."""
+    """Whether a node is what `_rewrite_transposed_convolution` covers: others have another length, or other weights."""
     attributes, weight = node.get_attributes(), node.input_value(1)
-    has_known_weight = weight.get_node().get_type_name() == "Constant" and weight.get_element_type() == ov.Type.f32
-    has_known_length = attributes["auto_pad"] == "explicit" and node.get_input_size() == 2
-    if not has_known_weight or not has_known_length or attributes["dilations"] != [1]:
+    if weight.get_node().get_type_name() != "Constant" or weight.get_element_type() != ov.Type.f32:
         return False
-    num_padding = attributes["pads_begin"][0] + attributes["pads_end"][0] - attributes["output_padding"][0]
-    return weight.get_shape()[2] - num_padding == attributes["strides"][0]
+    has_own_length = node.get_input_size() > 2 or attributes["auto_pad"] != "explicit"
+    if has_own_length or attributes["dilations"] != [1]:
+        return False
+    num_cut = attributes["pads_begin"][0] + attributes["pads_end"][0] - attributes["output_padding"][0]
+    return weight.get_shape()[2] - num_cut == attributes["strides"][0]
 
 
 def _scalar(value: float) -> ov.Node:
     return ops.constant(np.array(value, np.float32))
-

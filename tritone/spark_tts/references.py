@@ -45,7 +45,7 @@ class ReferenceCache:
 
 
 def _content_hash(voice: ReferenceVoice) -> bytes:
-    digest = hashlib.blake2b(np.ascontiguousarray(voice.waveform), digest_size=16)
+    digest = hashlib.blake2b(voice.waveform.tobytes(), digest_size=16)
     if voice.transcript is not None:
         digest.update(b"\0" + voice.transcript.encode())
     return digest.digest()
