@@ -76,7 +76,7 @@ def test_semantic_tokens_equal_the_published_ones(clip: str, golden: Golden, sem
 
 
 def test_speaker_vector_equals_the_published_one(golden: Golden, vocoder: Vocoder) -> None:
-    np.testing.assert_allclose(vocoder.speaker(batch(golden["voc.global"]))[0], golden["voc.d_vector"], atol=1e-6)
+    np.testing.assert_allclose(vocoder.speaker(batch(golden["voc.global"]))[0], golden["voc.d_vector"], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*CLIPS, "voc"])

@@ -94,6 +94,12 @@ def test_a_seed_can_use_all_64_bits(parser: RequestParser) -> None:
     assert parser.parse({**CONTROLLED, "seed": number(2**64 - 1, np.uint64)}).sampling.seed == 2**64 - 1
 
 
+def test_text_is_spoken_as_written_unless_its_numbers_shall_be_read(parser: RequestParser) -> None:
+    assert not parser.parse(CONTROLLED).normalize_text
+    assert not parser.parse({**CONTROLLED, "normalize_text": np.array([[False]])}).normalize_text
+    assert parser.parse({**CONTROLLED, "normalize_text": np.array([[True]])}).normalize_text
+
+
 def test_text_is_read_as_utf8_without_outer_blanks(parser: RequestParser) -> None:
     assert parser.parse({**CONTROLLED, "target_text": text(" 你好 \n")}).text == "你好"
 
@@ -143,9 +149,10 @@ def test_text_is_read_as_utf8_without_outer_blanks(parser: RequestParser) -> Non
         ({**CONTROLLED, "top_p": number(0, np.float32)}, "top_p must be over 0"),
         ({**CONTROLLED, "top_p": number(1.5, np.float32)}, "top_p must be between 0 and 1"),
         ({**CONTROLLED, "repetition_penalty": number(9, np.float32)}, "repetition_penalty must be between 0.5 and 2"),
-        ({**CONTROLLED, "max_audio_s": number(61, np.float32)}, "max_audio_s must be over 0 and at most 60"),
+        ({**CONTROLLED, "max_audio_s": number(1201, np.float32)}, "max_audio_s must be over 0 and at most 1200"),
         ({**CONTROLLED, "max_audio_s": number(0, np.float32)}, "max_audio_s must be over 0"),
         ({**CONTROLLED, "gender": np.array([[b"male", b"female"]], np.object_)}, "gender must be one value"),
+        ({**CONTROLLED, "normalize_text": np.array([[True, False]])}, "normalize_text must be one value"),
     ],
 )
 def test_bad_input_is_refused_with_its_field(
