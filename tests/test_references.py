@@ -56,7 +56,7 @@ def test_different_content_is_never_mixed_up() -> None:
     changed = audio.copy()
     changed[500] += 1e-6
     voices = [
-        *(ReferenceVoice(audio, transcript) for transcript in (None, "Hello.", "Hello", "hello.", "你好。")),
+        *(ReferenceVoice(audio, transcript) for transcript in (None, "", "Hello.", "Hello", "hello.", "你好。")),
         ReferenceVoice(changed, None),
         ReferenceVoice(changed, "Hello."),
         ReferenceVoice(audio[:-1], None),
