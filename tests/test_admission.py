@@ -68,6 +68,11 @@ def test_a_request_gives_its_place_back_however_it_ends(how: type[BaseException]
         pass
 
 
+def test_a_limit_that_admits_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_requests must be at least 1"):
+        AdmissionSettings(0)
+
+
 def test_requests_may_end_in_any_order() -> None:
     requests = admission(2)
     first, second, third = (requests.enter() for _ in range(3))
@@ -108,6 +113,21 @@ def test_the_hint_is_never_at_once(clock: Clock) -> None:
     with requests.enter():
         clock.now_s += 60.0
         assert retry_s(requests) == MIN_RETRY_S
+
+
+def test_the_hint_counts_those_that_were_served(clock: Clock) -> None:
+    requests = admission(4)
+    with ExitStack() as others:
+        for _ in range(3):
+            others.enter_context(requests.enter())
+        for _ in range(5):
+            with pytest.raises(ValueError), requests.enter():
+                raise ValueError  # answered at once
+        serve(requests, clock, 10.0)
+    with ExitStack() as places:
+        for _ in range(4):
+            places.enter_context(requests.enter())
+        assert retry_s(requests) == 10.0
 
 
 def test_the_hint_follows_when_requests_take_longer(clock: Clock) -> None:

@@ -105,7 +105,7 @@ def prompts(tiny_checkpoint: Path) -> Prompts:
 
 
 def pipeline(prompts: Prompts, models: ScriptedModels) -> Pipeline:
-    stream_settings = StreamSettings(first_chunk=10, max_chunk=40, look_ahead=6, fade=2)
+    stream_settings = StreamSettings(first_chunk=10, slow_chunk=20, max_chunk=40, look_ahead=6, fade=2)
     return Pipeline(SparkTtsModels(models), prompts, FACTS, PipelineSettings(), stream_settings)
 
 

@@ -60,6 +60,8 @@ def test_different_content_is_never_mixed_up() -> None:
         ReferenceVoice(changed, None),
         ReferenceVoice(changed, "Hello."),
         ReferenceVoice(audio[:-1], None),
+        ReferenceVoice(np.concatenate([audio, np.frombuffer(b"\0you", np.float32)]), None),
+        ReferenceVoice(audio, "you"),
         ReferenceVoice(audio[:-1], "Hello."),
     ]
 
@@ -144,6 +146,31 @@ def test_a_failure_reaches_all_who_wait_and_is_not_kept() -> None:
         assert len(tokenizer.voices) == 1
         tokenizer.error = None
         assert (await cache.get(voice(1))).global_tokens[0] == 2
+
+    asyncio.run(run())
+
+
+def test_a_failure_that_nobody_waited_for_is_not_kept() -> None:
+    async def run() -> None:
+        tokenizer = Tokenizer(waits=True)
+        tokenizer.error = RuntimeError("no encoder")
+        cache = ReferenceCache(tokenizer, max_voices=4)
+        request = asyncio.create_task(cache.get(voice(1)))
+        await settle()
+        request.cancel()
+        await settle()
+        tokenizer.go_on.set()
+        await settle()
+        tokenizer.error = None
+        assert (await cache.get(voice(1))).global_tokens[0] == 2
+
+    asyncio.run(run())
+
+
+def test_a_cache_may_keep_nothing() -> None:
+    async def run() -> None:
+        cache = ReferenceCache(Tokenizer(), max_voices=0)
+        assert [(await cache.get(voice(1))).global_tokens[0] for _ in range(2)] == [1, 2]
 
     asyncio.run(run())
 

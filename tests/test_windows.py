@@ -10,7 +10,7 @@ from tritone.windows import CrossFade, Playback, StreamSettings, StreamWindows, 
 
 FIELD = 5
 TOKENS_PER_S = 50.0
-SETTINGS = StreamSettings(first_chunk=10, max_chunk=40, look_ahead=6, fade=2)
+SETTINGS = StreamSettings(first_chunk=10, slow_chunk=20, max_chunk=40, look_ahead=6, fade=2)
 
 
 class Clock:
@@ -58,7 +58,7 @@ def test_stream_windows_join_to_the_whole_where_the_look_ahead_covers_the_field(
     num_tokens: int, num_at_a_time: int
 ) -> None:
     tokens = np.random.default_rng(num_tokens).standard_normal(num_tokens).astype(np.float32)
-    settings = StreamSettings(first_chunk=4, max_chunk=20, look_ahead=FIELD + 2, fade=2)
+    settings = StreamSettings(first_chunk=4, slow_chunk=10, max_chunk=20, look_ahead=FIELD + 2, fade=2)
     windows = StreamWindows(settings, FIELD, TOKENS_PER_S, Playback(), Clock())
     samples, used = play(windows, tokens, num_at_a_time)
     np.testing.assert_allclose(samples, decoded(tokens), rtol=1e-4, atol=1e-4)
@@ -66,14 +66,16 @@ def test_stream_windows_join_to_the_whole_where_the_look_ahead_covers_the_field(
     assert max(window.keep_end - window.keep_begin for window in used) <= 20 + FIELD + 2
 
 
-def streamed(tokens_per_s: float, decode_s: float, num_tokens: int = 600) -> tuple[list[int], float]:
+def streamed(
+    tokens_per_s: float, decode_s: float, num_tokens: int = 600, prompt_s: float = 0.5
+) -> tuple[list[int], float]:
     """The chunks of a stream whose tokens come at a steady pace, and how long its listener was without speech."""
     clock, playback = Clock(), Playback()
     windows = StreamWindows(SETTINGS, FIELD, TOKENS_PER_S, playback, clock)
     chunks, silent_s = [], 0.0
     began_s = clock.now_s
     while sum(chunks) < num_tokens:
-        num_arrived = min(num_tokens, int((clock.now_s - began_s) * tokens_per_s))
+        num_arrived = min(num_tokens, max(0, int((clock.now_s - began_s - prompt_s) * tokens_per_s)))
         window = windows.next(num_arrived, num_arrived == num_tokens)
         if window is None:
             clock.now_s += 1 / tokens_per_s
@@ -98,11 +100,15 @@ def test_chunks_grow_with_the_lead() -> None:
     assert chunks[3:13] == [SETTINGS.max_chunk] * 10
 
 
-def test_chunks_grow_when_the_server_cannot_keep_up() -> None:
+def test_chunks_are_larger_when_the_server_cannot_keep_up() -> None:
     chunks, silent_s = streamed(tokens_per_s=20, decode_s=0.05)
     assert silent_s > 0
-    assert chunks[:4] == [10, 20, 40, 40]
-    assert chunks[4:-1] == [SETTINGS.max_chunk] * len(chunks[4:-1])
+    assert chunks[0] == SETTINGS.first_chunk
+    assert chunks[1:-1] == [SETTINGS.slow_chunk] * len(chunks[1:-1])
+
+
+def test_the_time_of_the_prompt_does_not_make_the_tokens_slow() -> None:
+    assert streamed(tokens_per_s=60, decode_s=0.03, prompt_s=5) == streamed(tokens_per_s=60, decode_s=0.03)
 
 
 def test_a_chunk_is_begun_earlier_when_decoding_takes_longer() -> None:
@@ -132,8 +138,15 @@ def test_a_cross_fade_goes_from_one_neighbour_to_the_other() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"first_chunk": 0}, {"max_chunk": 9}, {"look_ahead": 0, "fade": 0}, {"fade": 7, "look_ahead": 6}, {"fade": -1}],
+    [
+        {"first_chunk": 0},
+        {"max_chunk": 19},
+        {"slow_chunk": 9},
+        {"look_ahead": 0, "fade": 0},
+        {"fade": 7, "look_ahead": 6},
+        {"fade": -1},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
-        StreamSettings(**{"first_chunk": 10, "max_chunk": 40, **values})
+        StreamSettings(**{"first_chunk": 10, "slow_chunk": 20, "max_chunk": 40, **values})

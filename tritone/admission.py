@@ -16,6 +16,10 @@ class AdmissionSettings:
 
     max_requests: int = 32
 
+    def __post_init__(self) -> None:
+        if self.max_requests < 1:
+            raise ValueError(f"max_requests must be at least 1: {self}")
+
 
 class Admission:
     """Counts the requests of one model; all on one thread."""
@@ -24,7 +28,8 @@ class Admission:
         self._max_requests = settings.max_requests
         self._started_at_s: dict[int, float] = {}  # of the running requests, by their number
         self._num_admitted = 0
-        self._usual_duration_s = 0.0
+        self._num_served = 0
+        self._usual_duration_s = 0.0  # of those that were served
 
     @contextmanager
     def enter(self) -> Iterator[None]:
@@ -43,9 +48,12 @@ class Admission:
         self._started_at_s[number] = time.monotonic()
         try:
             yield
+            # only here: a request that was wrong or was cancelled says nothing about how long others take
+            duration_s = time.monotonic() - self._started_at_s[number]
+            self._num_served += 1
+            self._usual_duration_s += (duration_s - self._usual_duration_s) / min(self._num_served, 20)
         finally:
-            duration_s = time.monotonic() - self._started_at_s.pop(number)
-            self._usual_duration_s += (duration_s - self._usual_duration_s) / min(self._num_admitted, 20)
+            del self._started_at_s[number]
 
     def _retry_s(self) -> float:
         """When the next place should fall free: the oldest request's usual end, and no sooner than a moment."""

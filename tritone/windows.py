@@ -63,27 +63,34 @@ class StreamSettings:
 
     Attributes:
         first_chunk: the first chunk; later ones are as small only while the listener would run dry otherwise.
+        slow_chunk: the least that is decoded after the first chunk while tokens come much slower than speech.
         max_chunk: the largest; large windows spend a smaller share on context.
         look_ahead: tokens decoded beyond a chunk, for its right context.
         fade: how many of the look-ahead's tokens are cross-faded with the next chunk.
     """
 
     first_chunk: int = 9  # with the look-ahead 23 tokens: so many are there after a delivery of the language model
+    slow_chunk: int = 42  # fills a window of the vocoder
     max_chunk: int = 170
     look_ahead: int = 14
     fade: int = 2
 
     def __post_init__(self) -> None:
-        if not 1 <= self.first_chunk <= self.max_chunk:
-            raise ValueError(f"first_chunk must be between 1 and max_chunk: {self}")
+        if not 1 <= self.first_chunk <= self.slow_chunk <= self.max_chunk:
+            raise ValueError(f"first_chunk, slow_chunk and max_chunk must be 1 or more and ascend: {self}")
         if not 0 <= self.fade <= self.look_ahead or self.look_ahead == 0:
             raise ValueError(f"look_ahead must be at least 1, and fade must lie within it: {self}")
 
 
 class Playback:
-    """What a listener still has to play who began with the first piece and plays on in real time."""
+    """What a listener still has to play who began with the first piece and plays on in real time.
+
+    Attributes:
+        turnaround_s: how long the last window took from being planned until its samples were sent.
+    """
 
     def __init__(self) -> None:
+        self.turnaround_s = 0.0
         self._dry_at_s = math.inf
 
     def sent(self, duration_s: float, now_s: float) -> None:
@@ -101,7 +108,7 @@ class StreamWindows:
 
     While tokens come at the speed of speech or faster, a chunk is put off as long as what the listener still has allows
     it, and then takes all that is there: so chunks are small at first and grow with the lead. When tokens come much
-    slower, no schedule saves the listener from waiting; then chunks double, since small ones cost the server the most.
+    slower, no schedule saves the listener from waiting; then chunks are larger, since small ones cost the server the most.
     """
 
     # a chunk is begun when the listener's lead is down to the time that the last one took, times so much, and so much
@@ -129,9 +136,7 @@ class StreamWindows:
         self._playback = playback
         self._clock = clock
         self._num_planned = 0
-        self._num_windows = 0
         self._planned_at_s: float | None = None  # the last window, until it is done
-        self._turnaround_s = 0.0  # what it took
         self._first_arrival: tuple[float, int] | None = None  # when how many tokens were there
         self._last_arrival = (0.0, 0)
         self._arrival_gap_s = 0.0
@@ -152,15 +157,15 @@ class StreamWindows:
     def _window(self, keep_end: int, end: int, fade: int) -> Window:
         window = Window(max(0, self._num_planned - self._receptive_field), end, self._num_planned, keep_end, fade)
         self._num_planned = keep_end
-        self._num_windows += 1
         self._planned_at_s = self._clock()
         return window
 
     def _note(self, num_tokens: int, now_s: float) -> None:
         if self._planned_at_s is not None:
-            self._turnaround_s, self._planned_at_s = now_s - self._planned_at_s, None
+            self._playback.turnaround_s, self._planned_at_s = now_s - self._planned_at_s, None
         if self._first_arrival is None:
-            self._first_arrival = self._last_arrival = (now_s, num_tokens)
+            if num_tokens:  # what came before was the prompt's time
+                self._first_arrival = self._last_arrival = (now_s, num_tokens)
         elif num_tokens > self._last_arrival[1]:
             self._arrival_gap_s = now_s - self._last_arrival[0]
             self._last_arrival = (now_s, num_tokens)
@@ -171,12 +176,13 @@ class StreamWindows:
         if lead_s == math.inf:
             return self._settings.first_chunk
         if self._tokens_are_slow():
-            return min(self._settings.first_chunk * 2**self._num_windows, self._settings.max_chunk)
-        reserve_s = self.SAFETY_FACTOR * self._turnaround_s + self._arrival_gap_s + self.SAFETY_S
+            return self._settings.slow_chunk
+        reserve_s = self.SAFETY_FACTOR * self._playback.turnaround_s + self._arrival_gap_s + self.SAFETY_S
         return self._settings.first_chunk if lead_s <= reserve_s else self._settings.max_chunk
 
     def _tokens_are_slow(self) -> bool:
-        assert self._first_arrival is not None
+        if self._first_arrival is None:
+            return False
         (began_s, num_began), (last_s, num_last) = self._first_arrival, self._last_arrival
         return num_last - num_began < (last_s - began_s) * self.SLOW * self._tokens_per_s
 

@@ -95,7 +95,9 @@ from tritone_client import ControlledVoice, Tritone
 for piece in Tritone(sys.argv[1]).stream(sys.argv[2], voice=ControlledVoice("female", pitch="high"), seed=1):
     print(len(piece.waveform), flush=True)
 """
-    with subprocess.Popen([sys.executable, "-c", program, server.grpc_url, LONG_TEXT], stdout=subprocess.PIPE) as client:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, server.grpc_url, LONG_TEXT], stdout=subprocess.PIPE
+    ) as client:
         assert client.stdout is not None and int(client.stdout.readline()) > 0
         left_at = time.monotonic()
         client.kill()

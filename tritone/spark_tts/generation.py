@@ -13,6 +13,8 @@ from tritone.run_on import RepetitionDetector
 from tritone.spark_tts.models import Phase, SparkTtsModels
 from tritone.spark_tts.request import Sampling
 
+CLOCK_PERIOD_S = 0.05  # a listener's time goes on when no tokens come
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,8 +35,9 @@ class SegmentPlan:
         phase: the semantic tokens; its `max_tokens` is the smaller of the two limits.
         is_request_limit: whether that one is the request's own, and not the guard's.
         tokens_per_s: of speech.
-        sampling: of the first attempt.
-        max_attempts: with a seed of its own each.
+        sampling: the request's own.
+        index: of the segment; each segment and each attempt has a seed of its own.
+        max_attempts: greedy generation has but one, since the next would be the same.
     """
 
     prompt: list[int]
@@ -42,6 +45,7 @@ class SegmentPlan:
     is_request_limit: bool
     tokens_per_s: float
     sampling: Sampling
+    index: int
     max_attempts: int
 
 
@@ -85,11 +89,12 @@ class SegmentGeneration:
         return values
 
     async def progress(self) -> None:
-        """Wait until there are more tokens or the end."""
+        """Wait until there are more tokens, or the end, or it is time to look at the clock again."""
         self._progress.clear()
         waiter = asyncio.ensure_future(self._progress.wait())
         try:
-            await asyncio.wait([waiter, self._task], return_when=asyncio.FIRST_COMPLETED)
+            waited_for = [waiter, self._task]
+            await asyncio.wait(waited_for, timeout=CLOCK_PERIOD_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiter.cancel()
 
@@ -109,7 +114,9 @@ class SegmentGeneration:
     async def _attempt(self, attempt: int) -> EndReason:
         self._ids.clear()
         repetition = RepetitionDetector(self._plan.tokens_per_s)
-        sampling = dataclasses.replace(self._plan.sampling, seed=derived_seed(self._plan.sampling.seed, attempt))
+        sampling = dataclasses.replace(
+            self._plan.sampling, seed=derived_seed(self._plan.sampling.seed, self._plan.index, attempt)
+        )
         async with aclosing(self._models.generate(self._plan.prompt, self._plan.phase, sampling)) as groups:
             async for group in groups:
                 self._ids += group

@@ -11,14 +11,14 @@ import numpy as np
 
 from tritone.run_on import SilenceDetector, token_budget
 from tritone.spark_tts.facts import ModelFacts
-from tritone.spark_tts.generation import EndReason, SegmentGeneration, SegmentPlan, derived_seed
+from tritone.spark_tts.generation import EndReason, SegmentGeneration, SegmentPlan
 from tritone.spark_tts.joining import SegmentJoiner
 from tritone.spark_tts.models import Phase, SparkTtsModels
 from tritone.spark_tts.prompts import Prompts, token_values
 from tritone.spark_tts.references import ReferenceCache
 from tritone.spark_tts.request import ControlledVoice, ReferenceVoice, SynthesisRequest
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
-from tritone.text import Segment, normalize_text, split_text
+from tritone.text import MIN_SEGMENT_LIMIT_S, Segment, normalize_text, split_text
 from tritone.voices import TokenVoice
 from tritone.windows import CrossFade, Playback, StreamSettings, StreamWindows, WholeWindows, Windows
 
@@ -34,6 +34,12 @@ class PipelineSettings:
     max_attempts: int = 3  # for a segment whose speech does not end
     max_silence_s: float = 3.0  # longer silence is no pause, and ends its segment
     cached_references: int = 256  # of clients that send the same reference audio again and again
+
+    def __post_init__(self) -> None:
+        if self.max_segment_s < MIN_SEGMENT_LIMIT_S:
+            raise ValueError(f"max_segment_s must be {MIN_SEGMENT_LIMIT_S} or more: {self}")
+        if min(self.concurrent_segments, self.max_attempts) < 1:
+            raise ValueError(f"concurrent_segments and max_attempts must be 1 or more: {self}")
 
 
 @dataclass(frozen=True)
@@ -115,17 +121,22 @@ class Pipeline:
         playback = Playback()
         max_samples = self._num_tokens(request.max_audio_s) * self._facts.samples_per_token
         joiner = SegmentJoiner(segments, self._facts.sample_rate_hz, max_samples)
+        said: list[np.ndarray] = []  # the semantic tokens of each segment
         try:
             for index in range(len(segments)):
                 start_until(index + segments_at_first)
-                pieces = self._decode(generations[index], voice.global_tokens, new_windows(playback))
+                generation, num_spoken = generations[index], 0
+                pieces = self._decode(generation, voice.global_tokens, new_windows(playback))
                 async with aclosing(pieces):
                     async for piece, segment_end in pieces:
                         start_until(index + self._settings.concurrent_segments)
                         samples = joiner.join(piece, segment_end)
+                        num_spoken += min(len(piece), len(samples))
                         playback.sent(len(samples) / self._facts.sample_rate_hz, time.monotonic())
+                        if segment_end is not None or joiner.end_reason is not None:
+                            num_tokens = -(-num_spoken // self._facts.samples_per_token)
+                            said.append(generation.semantic_tokens(0, num_tokens))
                         if joiner.end_reason is not None:
-                            said = [generation.semantic_tokens() for generation in generations[: index + 1]]
                             yield Speech(samples, voice.global_tokens, np.concatenate(said), joiner.end_reason)
                             return
                         yield Speech(samples)
@@ -158,6 +169,7 @@ class Pipeline:
             silence.feed(samples)
             if silence.num_good is not None:
                 samples, end_reason = samples[: max(0, silence.num_good - num_decoded)], EndReason.RUN_ON
+                await generation.close()
             num_decoded += len(samples)
             yield samples, end_reason
 
@@ -174,8 +186,9 @@ class Pipeline:
             phase=Phase(tokens.semantic_tokens, min(limit, guard), end_id=tokens.im_end),
             is_request_limit=limit <= guard,
             tokens_per_s=self._facts.tokens_per_s,
-            sampling=dataclasses.replace(request.sampling, seed=derived_seed(request.sampling.seed, index)),
-            max_attempts=self._settings.max_attempts,
+            sampling=request.sampling,
+            index=index,
+            max_attempts=1 if request.sampling.is_greedy else self._settings.max_attempts,
         )
 
     def _num_tokens(self, duration_s: float) -> int:

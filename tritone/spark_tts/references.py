@@ -6,14 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import numpy as np
-
 from tritone.spark_tts.request import ReferenceVoice
 from tritone.voices import TokenVoice
 
 
 class ReferenceCache:
-    """The tokens of the last `max_voices` voices, by content: one or two kilobytes each. For one event loop."""
+    """The tokens of the last `max_voices` voices, by content: up to 6 KB each (30 s). For one event loop."""
 
     def __init__(self, tokenize: Callable[[ReferenceVoice], Coroutine[Any, Any, TokenVoice]], max_voices: int) -> None:
         """
@@ -33,19 +31,20 @@ class ReferenceCache:
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(self._tokenize(voice))
+            task.add_done_callback(lambda done: self._drop_failed(key, done))
             if len(self._tasks) > self._max_voices:
                 self._tasks.popitem(last=False)
-        self._tasks.move_to_end(key)
-        try:
-            return await asyncio.shield(task)
-        except Exception:
-            if self._tasks.get(key) is task:
-                del self._tasks[key]
-            raise
+        else:
+            self._tasks.move_to_end(key)
+        return await asyncio.shield(task)
+
+    def _drop_failed(self, key: bytes, task: asyncio.Task[TokenVoice]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
+            del self._tasks[key]
 
 
 def _content_hash(voice: ReferenceVoice) -> bytes:
-    digest = hashlib.blake2b(voice.waveform.tobytes(), digest_size=16)
+    parts = [voice.waveform.tobytes()]
     if voice.transcript is not None:
-        digest.update(b"\0" + voice.transcript.encode())
-    return digest.digest()
+        parts.append(voice.transcript.encode())
+    return b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)

@@ -39,6 +39,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int | None = None  # None: another one each time
 
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0 or self.top_k == 1
+
 
 @dataclass(frozen=True)
 class ReferenceVoice:
