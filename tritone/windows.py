@@ -108,7 +108,7 @@ class StreamWindows:
 
     While tokens come at the speed of speech or faster, a chunk is put off as long as what the listener still has allows
     it, and then takes all that is there: so chunks are small at first and grow with the lead. When tokens come much
-    slower, no schedule saves the listener from waiting; then chunks are larger, since small ones cost the server the most.
+    slower, no schedule saves the listener from waiting; then chunks are larger, since small ones cost the most.
     """
 
     # a chunk is begun when the listener's lead is down to the time that the last one took, times so much, and so much
