@@ -1,12 +1,15 @@
-"""A real tritonserver with the demo voice, started once for all live tests."""
+"""Real tritonservers, each started once for all live tests."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from build_engines.repository import build_repository, repository_dir
+from build_engines.repository import build_repository, copy_models, repository_dir
 from tritone.serve import TritonServer
+
+SMALL_SERVER_PLACES = 3
 
 
 @pytest.fixture(scope="session")
@@ -16,21 +19,42 @@ def voices_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_repository(demo_checkpoint: Path) -> Path:
+    """The demo voice's model repository, the one of `make demo` in build/: what is there already is not built again."""
+    return build_repository(demo_checkpoint, repository_dir(demo_checkpoint, "int8"), "int8")
+
+
+@pytest.fixture(scope="session")
 def server(
-    demo_checkpoint: Path,
+    demo_repository: Path,
     voices_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[TritonServer]:
-    """The running server; its log is shown when it does not start.
-
-    The engines are the same ones that `make demo` uses, in build/: what is there already is not built again.
-    """
-    repository = build_repository(demo_checkpoint, repository_dir(demo_checkpoint, "int8"), "int8")
+    """A running server with the demo voice; its log is shown when it does not start."""
     log_path = tmp_path_factory.mktemp("server") / "tritonserver.log"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VOICES_DIR", str(voices_dir))
-        with TritonServer.on_free_ports(repository, log_path=log_path) as running:
+        with TritonServer.on_free_ports(demo_repository, log_path=log_path) as running:
             yield running
+
+
+@pytest.fixture(scope="session")
+def small_server(
+    demo_checkpoint: Path, demo_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    """A running server with the demo voice in float32: its tokens do not depend on what else is running.
+
+    Each of its public models serves SMALL_SERVER_PLACES requests at a time.
+    """
+    directory = tmp_path_factory.mktemp("small")
+    repository = directory / "models"
+    shutil.copytree(demo_repository, repository)  # only the language model's engine is another one
+    build_repository(demo_checkpoint, repository, "f32")
+    places = {"max_requests": str(SMALL_SERVER_PLACES)}
+    float32 = {"precision": "f32"}
+    copy_models(repository, {"spark_tts": places, "spark_tts_stream": places, "speech_lm": float32, "vocoder": float32})
+    with TritonServer.on_free_ports(repository, log_path=directory / "tritonserver.log") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,13 @@
 import asyncio
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import pytest
-from tritone_client import AsyncTritone, ControlledVoice, Speech, TokenVoice, Tritone
+from tritone_client import AsyncTritone, ControlledVoice, Tritone
 
 from demo.lines import DEMO_SENTENCES
 from tritone.serve import TritonServer
