@@ -86,7 +86,8 @@ class ScriptedModels:
         elif previous == t.start_global:
             ids = [t.global_tokens[value] for value in SPEAKER]
         else:
-            values = [index % self.repeat for index in range(min(self.num_semantic, num_ids))]
+            num_semantic = min(max(self.num_semantic, int(inputs["min_tokens"][0])), num_ids)
+            values = [index % self.repeat for index in range(num_semantic)]
             ids = [*(t.semantic_tokens[value] for value in values), t.im_end][:num_ids]
         ended = False
         try:
@@ -189,6 +190,18 @@ def test_speech_ends_at_the_requested_length(prompts: Prompts) -> None:
     assert len(speech.waveform) == 2 * 16000
     assert speech.end_reason is EndReason.MAX_AUDIO
     assert len(models.lm_requests) == 1  # what the caller wants cut is no run-on, and not tried again
+
+
+@pytest.mark.parametrize("num_semantic", [20, 100_000])  # what the model would say by itself
+def test_speech_of_a_fixed_length_takes_no_notice_of_its_text_or_of_what_it_says(
+    prompts: Prompts, num_semantic: int
+) -> None:
+    models = ScriptedModels(prompts, num_semantic, repeat=10, silent_from=5)
+    voice = TokenVoice(SPEAKER)
+    speech = asyncio.run(pipeline(prompts, models).whole(request(voice, text=PARAGRAPHS, fixed_tokens=700)))
+    assert speech.semantic_tokens is not None and len(speech.semantic_tokens) == 700
+    assert len(speech.waveform) == 700 * 320
+    assert [lm_request["input_ids"].tolist() for lm_request in models.lm_requests] == [prompts.clone(PARAGRAPHS, voice)]
 
 
 def test_a_seed_reaches_the_language_model_and_none_varies(prompts: Prompts) -> None:

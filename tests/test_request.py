@@ -13,6 +13,7 @@ from tritone.spark_tts.tokens import SpeechTokens
 from tritone.voices import TokenVoice, VoiceLibrary
 
 SAMPLE_RATE_HZ = 16000
+TOKENS_PER_S = 50
 
 
 def text(value: str | bytes) -> np.ndarray:
@@ -40,7 +41,7 @@ def parser(tiny_checkpoint: Path, tmp_path: Path) -> RequestParser:
     (tmp_path / "alice.json").write_text(json.dumps(voice))
     (tmp_path / "broken.json").write_text(json.dumps({**voice, "global_tokens": [7, 4096]}))
     tokens = SpeechTokens.from_file(tiny_checkpoint / "LLM" / "tokenizer.json")
-    return RequestParser(tokens, VoiceLibrary(tmp_path), Limits(max_text_chars=20), SAMPLE_RATE_HZ)
+    return RequestParser(tokens, VoiceLibrary(tmp_path), Limits(max_text_chars=20), SAMPLE_RATE_HZ, TOKENS_PER_S)
 
 
 def test_reference_audio_ends_at_its_length(parser: RequestParser) -> None:
@@ -92,6 +93,11 @@ def test_sampling_defaults_are_the_published_ones(parser: RequestParser) -> None
 
 def test_a_seed_can_use_all_64_bits(parser: RequestParser) -> None:
     assert parser.parse({**CONTROLLED, "seed": number(2**64 - 1, np.uint64)}).sampling.seed == 2**64 - 1
+
+
+def test_a_length_can_be_fixed(parser: RequestParser) -> None:
+    assert parser.parse(CONTROLLED).fixed_tokens is None
+    assert parser.parse({**CONTROLLED, "fixed_tokens": number(60_000)}).fixed_tokens == 60_000
 
 
 def test_text_is_spoken_as_written_unless_its_numbers_shall_be_read(parser: RequestParser) -> None:
@@ -151,6 +157,12 @@ def test_text_is_read_as_utf8_without_outer_blanks(parser: RequestParser) -> Non
         ({**CONTROLLED, "repetition_penalty": number(9, np.float32)}, "repetition_penalty must be between 0.5 and 2"),
         ({**CONTROLLED, "max_audio_s": number(1201, np.float32)}, "max_audio_s must be over 0 and at most 1200"),
         ({**CONTROLLED, "max_audio_s": number(0, np.float32)}, "max_audio_s must be over 0"),
+        ({**CONTROLLED, "fixed_tokens": number(0, np.int32)}, "fixed_tokens must be between 1 and 60000"),
+        ({**CONTROLLED, "fixed_tokens": number(60_001, np.int32)}, "fixed_tokens must be between 1 and 60000"),
+        (
+            {**CONTROLLED, "fixed_tokens": number(10, np.int32), "max_audio_s": number(1, np.float32)},
+            "fixed_tokens and max_audio_s both say",
+        ),
         ({**CONTROLLED, "gender": np.array([[b"male", b"female"]], np.object_)}, "gender must be one value"),
         ({**CONTROLLED, "normalize_text": np.array([[True, False]])}, "normalize_text must be one value"),
     ],

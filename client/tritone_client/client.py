@@ -62,7 +62,7 @@ class Tritone:
             voice: a ReferenceVoice, TokenVoice, StoredVoice or ControlledVoice.
             keep_tokens: return the tokens of the speech too, so that its voice can be kept (Speech.voice).
             normalize_text: speak numbers, dates and units as words.
-            sampling: temperature, top_k, top_p, repetition_penalty, seed, max_audio_s.
+            sampling: temperature, top_k, top_p, repetition_penalty, seed, max_audio_s or fixed_tokens.
 
         Raises:
             Unavailable: the server is busy or could not be reached; try again later.

@@ -29,7 +29,10 @@ STREAM_METADATA = (("triton_grpc_error", "true"),)
 
 
 class Sampling(TypedDict, total=False):
-    """How the tokens are drawn; what is left out is the server's default."""
+    """How the tokens are drawn; what is left out is the server's default.
+
+    fixed_tokens: speech of exactly so many tokens (50 a second), whatever the text: for measurements on equal work.
+    """
 
     temperature: float
     top_k: int
@@ -37,6 +40,7 @@ class Sampling(TypedDict, total=False):
     repetition_penalty: float
     seed: int
     max_audio_s: float
+    fixed_tokens: int
 
 
 SAMPLING_DTYPES: dict[str, type[np.number]] = {
@@ -46,6 +50,7 @@ SAMPLING_DTYPES: dict[str, type[np.number]] = {
     "repetition_penalty": np.float32,
     "seed": np.uint64,
     "max_audio_s": np.float32,
+    "fixed_tokens": np.int32,
 }
 
 

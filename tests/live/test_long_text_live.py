@@ -169,3 +169,10 @@ def test_memory_does_not_grow_with_the_length_of_a_stream(server: TritonServer) 
             peak = max(peak, pipeline.memory_info().rss)
     assert num_samples > 90 * SAMPLE_RATE_HZ
     assert peak - before < 0.5 * num_samples * np.dtype(np.float32).itemsize
+
+
+@pytest.mark.parametrize("fixed_tokens", [7, 431])  # less and more than the text takes
+def test_a_fixed_length_is_kept_whatever_the_text(tritone: Tritone, fixed_tokens: int) -> None:
+    whole = tritone.synthesize("good morning", voice=VOICE, seed=SEED, fixed_tokens=fixed_tokens)
+    streamed = Speech.join(tritone.stream("good morning", voice=VOICE, seed=SEED, fixed_tokens=fixed_tokens))
+    assert whole.duration_s == streamed.duration_s == fixed_tokens / 50

@@ -48,6 +48,11 @@ class SegmentPlan:
     index: int
     max_attempts: int
 
+    @property
+    def is_of_fixed_length(self) -> bool:
+        """Whether its length was asked for, and says nothing about the speech."""
+        return self.phase.min_tokens == self.phase.max_tokens
+
 
 class SegmentGeneration:
     """Generates from its construction on, until it has ended or is closed.
@@ -121,7 +126,8 @@ class SegmentGeneration:
             async for group in groups:
                 self._ids += group
                 self._progress.set()
-                repetition.feed(group)
+                if not self._plan.is_of_fixed_length:
+                    repetition.feed(group)
                 if repetition.num_good is not None:
                     del self._ids[max(1, self._num_used, repetition.num_good) :]
                     return EndReason.RUN_ON

@@ -35,11 +35,13 @@ class Phase:
         allowed: the ids that may be emitted; `end_id` besides them when it is given.
         max_tokens: at most so many ids; without an `end_id` exactly so many.
         end_id: ends the phase; never among the ids that come back.
+        min_tokens: at least so many, and not 0, since speech of no token at all cannot be decoded.
     """
 
     allowed: range
     max_tokens: int
     end_id: int | None = None
+    min_tokens: int = 1
 
 
 class SparkTtsModels:
@@ -85,7 +87,7 @@ class SparkTtsModels:
             "input_ids": np.array(prompt, np.int32),
             "input_lengths": np.array([len(prompt)], np.int32),
             "request_output_len": np.array([phase.max_tokens], np.int32),
-            "min_tokens": np.array([1], np.int32),  # speech of no token at all cannot be decoded
+            "min_tokens": np.array([phase.min_tokens], np.int32),
             "temperature": np.array([sampling.temperature], np.float32),
             "runtime_top_k": np.array([sampling.top_k], np.int32),
             "runtime_top_p": np.array([sampling.top_p], np.float32),

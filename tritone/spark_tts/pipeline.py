@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -119,14 +120,15 @@ class Pipeline:
             generations.extend(SegmentGeneration(self._models, plan) for plan in plans[len(generations) : num_segments])
 
         playback = Playback()
-        max_samples = self._num_tokens(request.max_audio_s) * self._facts.samples_per_token
+        max_samples = self._max_tokens(request) * self._facts.samples_per_token
+        max_silence_s = self._settings.max_silence_s if request.fixed_tokens is None else math.inf
         joiner = SegmentJoiner(segments, self._facts.sample_rate_hz, max_samples)
         said: list[np.ndarray] = []  # the semantic tokens of each segment
         try:
             for index in range(len(segments)):
                 start_until(index + segments_at_first)
                 generation, num_spoken = generations[index], 0
-                pieces = self._decode(generation, voice.global_tokens, new_windows(playback))
+                pieces = self._decode(generation, voice.global_tokens, new_windows(playback), max_silence_s)
                 async with aclosing(pieces):
                     async for piece, segment_end in pieces:
                         start_until(index + self._settings.concurrent_segments)
@@ -144,11 +146,11 @@ class Pipeline:
             await asyncio.gather(*(generation.close() for generation in generations))
 
     async def _decode(
-        self, generation: SegmentGeneration, global_tokens: np.ndarray, windows: Windows
+        self, generation: SegmentGeneration, global_tokens: np.ndarray, windows: Windows, max_silence_s: float
     ) -> AsyncGenerator[tuple[np.ndarray, EndReason | None], None]:
         """The samples of one segment piece by piece, and with the last one why it ends."""
         cross_fade = CrossFade()
-        silence = SilenceDetector(self._facts.sample_rate_hz, self._settings.max_silence_s)
+        silence = SilenceDetector(self._facts.sample_rate_hz, max_silence_s)
         end_reason, num_decoded = None, 0
         while end_reason is None:
             window = windows.next(generation.num_tokens, generation.has_ended)
@@ -175,24 +177,25 @@ class Pipeline:
 
     def _split(self, request: SynthesisRequest) -> list[Segment]:
         text = normalize_text(request.text) if request.normalize_text else request.text
-        return split_text(text, self._settings.max_segment_s)
+        return [Segment(text, 0.0)] if request.fixed_tokens else split_text(text, self._settings.max_segment_s)
 
     def _plan(self, request: SynthesisRequest, voice: _SettledVoice, index: int, segment: Segment) -> SegmentPlan:
         tokens = self._prompts.tokens
-        limit = self._num_tokens(request.max_audio_s)
+        limit = self._max_tokens(request)
         guard = token_budget(segment.text, self._facts.tokens_per_s, _wanted_syllables_per_s(request))
+        max_tokens = min(limit, guard) if request.fixed_tokens is None else request.fixed_tokens
         return SegmentPlan(
             prompt=voice.prompt_of(segment.text),
-            phase=Phase(tokens.semantic_tokens, min(limit, guard), end_id=tokens.im_end),
-            is_request_limit=limit <= guard,
+            phase=Phase(tokens.semantic_tokens, max_tokens, end_id=tokens.im_end, min_tokens=request.fixed_tokens or 1),
+            is_request_limit=max_tokens == limit,
             tokens_per_s=self._facts.tokens_per_s,
             sampling=request.sampling,
             index=index,
             max_attempts=1 if request.sampling.is_greedy else self._settings.max_attempts,
         )
 
-    def _num_tokens(self, duration_s: float) -> int:
-        return max(1, int(duration_s * self._facts.tokens_per_s))
+    def _max_tokens(self, request: SynthesisRequest) -> int:
+        return request.fixed_tokens or max(1, int(request.max_audio_s * self._facts.tokens_per_s))
 
     async def _settle_voice(self, request: SynthesisRequest, first_text: str) -> _SettledVoice:
         voice = request.voice

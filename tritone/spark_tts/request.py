@@ -70,16 +70,25 @@ class SynthesisRequest:
     sampling: Sampling
     max_audio_s: float
     normalize_text: bool = False  # numbers, dates and units to words
+    fixed_tokens: int | None = None  # exactly so many, whatever the text: for measurements on equal work
 
 
 class RequestParser:
     """Turns a caller's tensors into a `SynthesisRequest`, or says which field is wrong."""
 
-    def __init__(self, tokens: SpeechTokens, voices: VoiceLibrary, limits: Limits, sample_rate_hz: int) -> None:
+    def __init__(
+        self,
+        tokens: SpeechTokens,
+        voices: VoiceLibrary,
+        limits: Limits,
+        sample_rate_hz: int,
+        tokens_per_s: float,
+    ) -> None:
         self._tokens = tokens
         self._voices = voices
         self._limits = limits
         self._sample_rate_hz = sample_rate_hz
+        self._tokens_per_s = tokens_per_s
 
     def parse(self, inputs: Inputs) -> SynthesisRequest:
         """The request that `inputs` describe.
@@ -94,7 +103,21 @@ class RequestParser:
                 f"max_audio_s must be over 0 and at most {limit_s:g} (parameter max_audio_s), got {max_audio_s:g}"
             )
         normalize_text = "normalize_text" in inputs and bool(_single(inputs, "normalize_text"))
-        return SynthesisRequest(self._text(inputs), self._voice(inputs), _sampling(inputs), max_audio_s, normalize_text)
+        return SynthesisRequest(
+            self._text(inputs),
+            self._voice(inputs),
+            _sampling(inputs),
+            max_audio_s,
+            normalize_text,
+            self._fixed_tokens(inputs),
+        )
+
+    def _fixed_tokens(self, inputs: Inputs) -> int | None:
+        if "fixed_tokens" not in inputs:
+            return None
+        if "max_audio_s" in inputs:
+            raise InvalidInput("fixed_tokens and max_audio_s both say how long the speech is: send one of them")
+        return _integer(inputs, "fixed_tokens", 1, int(self._limits.max_audio_s * self._tokens_per_s), 0)
 
     def _text(self, inputs: Inputs) -> str:
         text = (_string(inputs, "target_text") or "").strip()

@@ -43,7 +43,9 @@ class Service:
         facts = ModelFacts.load(directory)
         prompts = Prompts(directory / "tokenizer.json")
         voices = VoiceLibrary(Path(os.environ.get(VOICES_DIR_VARIABLE, DEFAULT_VOICES_DIR)))
-        parser = RequestParser(prompts.tokens, voices, _settings(Limits, parameters), facts.sample_rate_hz)
+        parser = RequestParser(
+            prompts.tokens, voices, _settings(Limits, parameters), facts.sample_rate_hz, facts.tokens_per_s
+        )
         pipeline = Pipeline(
             SparkTtsModels(inference),
             prompts,
