@@ -38,7 +38,7 @@ help: ## list the commands
 setup: $(INSTALLED) ## make a virtual environment in .venv with everything in it
 $(INSTALLED): pyproject.toml client/pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(VENV_PYTHON) -m pip install --constraint requirements.lock --editable '.[server,normalize,build,dev]' --editable ./client
+	$(VENV_PYTHON) -m pip install --constraint requirements.lock --editable '.[server,normalize,build,benchmark,dev]' --editable ./client
 	@touch $@
 
 demo: setup $(if $(SIZE),checkpoints/synthetic-$(SIZE)) ## build, serve and speak some lines with the demo voice, into out/

@@ -1,58 +1,185 @@
-"""`python -m benchmark`: measurements of Tritone, each a subcommand."""
+"""`python -m benchmark`: measurements of Tritone, each a subcommand.
+
+What builds or reads engines is imported by the subcommands that do: it brings PyTorch, and a load test needs none.
+"""
 
 import argparse
+import asyncio
+import dataclasses
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from benchmark.seams import measure_seams, print_seams
-from benchmark.speed import measure_speed, print_speed
-from benchmark.streams import Settings, measure_streams, print_streams
-from build_engines.repository import PRECISIONS, build_repository, repository_dir
+from benchmark.compare import print_comparison
+from benchmark.html_report import write_html
+from benchmark.load import AUDIO_S
+from benchmark.metrics import Slo
+from benchmark.report import PUBLISHED_L20, PublishedTable, print_run, readme_table, write_csv
+from benchmark.results import MODES, BenchmarkError, Run, RunSettings
+from benchmark.run import measure_run
+from benchmark.worklists import WorklistError, load_worklist
+from tritone.serve import DEFAULT_METRICS_PORT, ServerError, TritonServer
+
+BESIDE = {"published-l20": PUBLISHED_L20}
+PRECISIONS = ("int8", "bf16", "f32")
 
 
 def main() -> int:
-    """Run one measurement and print it."""
+    """Run one measurement and print it; the status is 1, after one line, when nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmark", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    speed = commands.add_parser("speed", help="decoding speed, RTF of one request and memory, in a server of its own")
-    streams = commands.add_parser(
-        "streams", help="throughput and waits of concurrent streams, also without Triton and the published way"
-    )
-    seams = commands.add_parser("seams", help="streamed waveforms against whole ones, and against plain chunking's")
-    for command in (speed, streams, seams):
-        command.add_argument("--model-dir", type=Path, required=True, help="a checkpoint in Spark-TTS's layout")
-        command.add_argument("--precision", choices=PRECISIONS, default="int8", help="of the language model")
-    for command in (speed, streams):
-        command.add_argument("--output", type=Path, help="write the figures here too, as JSON")
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, handle: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=summary, description=summary)
+        subparser.set_defaults(handle=handle)
+        return subparser
+
+    _add_run_options(command("run", _run, "a server under load: waits, RTF and throughput at each level; a report"))
+
+    compare = command("compare", _compare, "ratios of two runs, and whether they are more than noise")
+    compare.add_argument("first", type=Path, help="a run.json")
+    compare.add_argument("second", type=Path, help="another one; under 1 it is better")
+
+    table = command("table", _table, "a run as a table in Markdown")
+    table.add_argument("run", type=Path, help="a run.json")
+
+    speed = command("speed", _speed, "decoding speed, RTF of one request and memory, in a server of its own")
+    streams = command("streams", _streams, "concurrent streams, also without Triton and the published way")
+    seams = command("seams", _seams, "streamed waveforms against whole ones, and against plain chunking's")
+    for subparser in (speed, streams, seams):
+        subparser.add_argument("--model-dir", type=Path, required=True, help="a checkpoint in Spark-TTS's layout")
+        _add_precision(subparser)
+    for subparser in (speed, streams):
+        subparser.add_argument("--output", type=Path, help="write the figures here too, as JSON")
 
     speed.add_argument("--repetitions", type=_positive, default=5, help="runs per figure; the median is printed")
-    default = Settings()
-    streams.add_argument(
-        "--concurrency", type=_positives, default=default.concurrency, help="numbers of streams, as 1,2,4"
-    )
-    streams.add_argument("--audio-s", type=float, default=default.audio_s, help="length of each request's speech")
-    streams.add_argument("--requests-per-stream", type=_positive, default=default.requests_per_stream)
-    streams.add_argument(
-        "--repetitions", type=_positive, default=default.num_repetitions, help="runs per level; rates are their medians"
-    )
+    streams.add_argument("--concurrency", type=_list_of(_positive), default=(1, 2, 4, 8, 16), help="as 1,2,4")
+    streams.add_argument("--audio-s", type=float, default=AUDIO_S, help="length of each request's speech")
+    streams.add_argument("--requests-per-stream", type=_positive, default=3)
+    streams.add_argument("--repetitions", type=_positive, default=1, help="runs per level; rates are their medians")
     streams.add_argument("--no-published", action="store_true", help="leave out the published way, which is slow")
-    args = parser.parse_args()
 
-    repository = build_repository(args.model_dir, repository_dir(args.model_dir, args.precision), args.precision)
-    if args.command == "speed":
-        print_speed(measure_speed(args.model_dir, repository, args.repetitions), args.output)
-    elif args.command == "streams":
-        settings = Settings(
-            concurrency=args.concurrency,
-            audio_s=args.audio_s,
-            requests_per_stream=args.requests_per_stream,
-            num_repetitions=args.repetitions,
-            with_published=not args.no_published,
-        )
-        print_streams(measure_streams(args.model_dir, repository, settings), args.output)
-    else:
-        print_seams(measure_seams(repository))
+    args = parser.parse_args()
+    try:
+        return args.handle(args)
+    except (BenchmarkError, WorklistError, ServerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    default = RunSettings()
+    server = parser.add_mutually_exclusive_group(required=True)
+    server.add_argument("--url", help="host:port of a running server's gRPC endpoint")
+    server.add_argument("--model-dir", type=Path, help="a checkpoint, to be served for the time of the run")
+    _add_precision(parser)
+    parser.add_argument("--metrics-url", help=f"host:port of its metrics; else the same host, {DEFAULT_METRICS_PORT}")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the results")
+    parser.add_argument(
+        "--mode", type=_list_of(_mode), default=default.modes, help="stream, whole or both: stream,whole"
+    )
+    parser.add_argument(
+        "--concurrency", type=_list_of(_positive), help="closed loop: numbers of streams, as 1,2,4,8,16"
+    )
+    parser.add_argument("--rate", type=_list_of(_positive_number), help="open loop: requests a second, as 0.5,1,2")
+    bound = parser.add_mutually_exclusive_group()
+    bound.add_argument("--requests", type=_positive, help="of each level; else one pass over the work list at least")
+    bound.add_argument("--duration", type=_positive_number, help="of each level in seconds")
+    parser.add_argument("--warm-up", type=int, default=default.num_warm_up, help="requests per stream to leave out")
+    parser.add_argument("--worklist", default="builtin", help="builtin, demo, a .jsonl, a .lst or hf:OWNER/NAME:SPLIT")
+    parser.add_argument("--fixed-tokens", type=_positive, help="the length of every utterance, 50 a second")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the first request, and of the arrivals")
+    parser.add_argument("--timeout", type=_positive_number, default=default.timeout_s, help="of a request in seconds")
+    parser.add_argument(
+        "--slo", type=_slo, help="what a good request keeps, as ttfa=0.3,rtf=1 (also latency, prebuffer)"
+    )
+    parser.add_argument("--beside", choices=BESIDE, help="show these figures, of another machine, too")
+
+
+def _run(args: argparse.Namespace) -> int:
+    utterances = load_worklist(args.worklist)
+    concurrency = args.concurrency or (() if args.rate else RunSettings().concurrency)
+    settings = RunSettings(
+        modes=args.mode,
+        concurrency=concurrency,
+        rates_per_s=args.rate or (),
+        num_requests=args.requests,
+        duration_s=args.duration,
+        num_warm_up=args.warm_up,
+        fixed_tokens=args.fixed_tokens,
+        seed=args.seed,
+        timeout_s=args.timeout,
+        slo=args.slo,
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    beside = PublishedTable.load(BESIDE[args.beside]) if args.beside else None
+    with ExitStack() as stack:
+        if args.model_dir is not None:
+            log_path = args.out / "server.log"
+            server = stack.enter_context(TritonServer.on_free_ports(_repository(args), log_path=log_path))
+            url, metrics_url = server.grpc_url, f"{server.host}:{server.metrics_port}"
+        else:
+            url = args.url
+            metrics_url = args.metrics_url or f"{url.rpartition(':')[0]}:{DEFAULT_METRICS_PORT}"
+        run = asyncio.run(measure_run(url, metrics_url, settings, args.worklist, utterances))
+    if not run.measurements:
+        raise BenchmarkError("interrupted before anything was measured")
+    run.save(args.out / "run.json")
+    write_csv(run, args.out / "levels.csv", args.out / "requests.csv")
+    write_html(run, args.out / "report.html", beside)
+    print_run(run, beside)
+    print(f"\n{args.out / 'report.html'}, run.json, levels.csv, requests.csv")
     return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    print_comparison(Run.load(args.first), Run.load(args.second))
+    return 0
+
+
+def _table(args: argparse.Namespace) -> int:
+    print(readme_table(Run.load(args.run)))
+    return 0
+
+
+def _speed(args: argparse.Namespace) -> int:
+    from benchmark.speed import measure_speed, print_speed
+
+    print_speed(measure_speed(args.model_dir, _repository(args), args.repetitions), args.output)
+    return 0
+
+
+def _streams(args: argparse.Namespace) -> int:
+    from benchmark.streams import Settings, measure_streams, print_streams
+
+    settings = Settings(
+        concurrency=args.concurrency,
+        audio_s=args.audio_s,
+        requests_per_stream=args.requests_per_stream,
+        num_repetitions=args.repetitions,
+        with_published=not args.no_published,
+    )
+    print_streams(measure_streams(args.model_dir, _repository(args), settings), args.output)
+    return 0
+
+
+def _seams(args: argparse.Namespace) -> int:
+    from benchmark.seams import measure_seams, print_seams
+
+    print_seams(measure_seams(_repository(args)))
+    return 0
+
+
+def _repository(args: argparse.Namespace) -> Path:
+    from build_engines.repository import build_repository, repository_dir
+
+    return build_repository(args.model_dir, repository_dir(args.model_dir, args.precision), args.precision)
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", choices=PRECISIONS, default="int8", help="of the language model")
 
 
 def _positive(text: str) -> int:
@@ -62,8 +189,37 @@ def _positive(text: str) -> int:
     return number
 
 
-def _positives(text: str) -> tuple[int, ...]:
-    return tuple(_positive(number) for number in text.split(","))
+def _positive_number(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be over 0, got {text}")
+    return number
+
+
+def _mode(text: str) -> str:
+    if text not in MODES:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(MODES)}, got {text!r}")
+    return text
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part) for part in text.split(","))
+
+    return parse
+
+
+def _slo(text: str) -> Slo:
+    names = [field.name for field in dataclasses.fields(Slo)]
+    bounds = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if name not in names or name in bounds:
+            raise argparse.ArgumentTypeError(
+                f"must be like ttfa=0.3,rtf=1 with each of {', '.join(names)} at most once"
+            )
+        bounds[name] = _positive_number(number)
+    return Slo(**bounds)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tritone_client import AsyncTritone, ReferenceVoice, TokenVoice, Voice
 from tritone_client.tensors import number_tensor, text_tensor
 
-from benchmark.load import AUDIO_S, TEXT, Speak, closed_loop, measure_level
+from benchmark.load import TEXT, Speak, measure_level, speak_all
 from benchmark.metrics import Level
 from benchmark.published import LM_DTYPES, PublishedRequest, speak_as_published
 from benchmark.report import processor_name, table, write_json
@@ -39,11 +39,11 @@ REQUEST_TIMEOUT_S = 600.0
 class Settings:
     """What is measured."""
 
-    concurrency: tuple[int, ...] = (1, 2, 4, 8, 16)
-    audio_s: float = AUDIO_S  # of one request
-    requests_per_stream: int = 3
-    num_repetitions: int = 1
-    with_published: bool = True
+    concurrency: tuple[int, ...]
+    audio_s: float  # of one request
+    requests_per_stream: int
+    num_repetitions: int
+    with_published: bool
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ async def _measure(
         )
         from_wav = _inside_triton(client, wav, settings.audio_s)
         with tqdm(desc="reference WAV", unit="request") as progress:
-            (new_wav,) = await closed_loop(from_wav, 1, 1, progress)
+            (new_wav,) = await speak_all(from_wav, 1, 1, progress)
             (known_wav,) = await measure_level([from_wav], 1, settings.requests_per_stream, 1, progress)
     return Streams(
         machine=processor_name(),
@@ -140,7 +140,7 @@ async def _levels(systems: Sequence[Speak], settings: Settings, description: str
     num_requests = sum(settings.concurrency) * settings.requests_per_stream * settings.num_repetitions + 1
     with tqdm(total=len(systems) * num_requests, desc=description, unit="request") as progress:
         for speak in systems:
-            await closed_loop(speak, 1, 1, progress)
+            await speak_all(speak, 1, 1, progress)
         levels = [
             await measure_level(systems, num_streams, settings.requests_per_stream, settings.num_repetitions, progress)
             for num_streams in settings.concurrency
