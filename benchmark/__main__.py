@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmark.capacity import print_capacity
 from benchmark.compare import print_comparison
 from benchmark.html_report import write_html
 from benchmark.load import AUDIO_S
@@ -44,6 +45,14 @@ def main() -> int:
 
     table = command("table", _table, "a run as a table in Markdown")
     table.add_argument("run", type=Path, help="a run.json")
+
+    capacity = command("capacity", _capacity, "how many pods a load needs, from a run's measured curves")
+    capacity.add_argument("--result", type=Path, required=True, help="the run.json of one pod")
+    capacity.add_argument("--streams", type=_positive_number, required=True, help="listeners at a time")
+    capacity.add_argument(
+        "--slo", type=_slo, required=True, help="what a good request keeps, as ttfa=0.3 (also rtf, latency)"
+    )
+    capacity.add_argument("--share", type=_share, default=0.95, help="of the requests that shall keep it, 0..1")
 
     speed = command("speed", _speed, "decoding speed, RTF of one request and memory, in a server of its own")
     streams = command("streams", _streams, "concurrent streams, also without Triton and the published way")
@@ -139,6 +148,11 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _capacity(args: argparse.Namespace) -> int:
+    print_capacity(Run.load(args.result), args.streams, args.slo, args.share)
+    return 0
+
+
 def _table(args: argparse.Namespace) -> int:
     print(readme_table(Run.load(args.run)))
     return 0
@@ -194,6 +208,13 @@ def _positive_number(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be over 0, got {text}")
     return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return share
 
 
 def _mode(text: str) -> str:
