@@ -17,7 +17,7 @@ from benchmark.compare import print_comparison
 from benchmark.html_report import write_html
 from benchmark.load import AUDIO_S
 from benchmark.metrics import Slo
-from benchmark.report import PUBLISHED_L20, PublishedTable, print_run, readme_table, write_csv
+from benchmark.report import PUBLISHED_L20, PublishedTable, print_run, readme_table, write_csv, write_into
 from benchmark.results import MODES, BenchmarkError, Run, RunSettings
 from benchmark.run import measure_run
 from benchmark.worklists import WorklistError, load_worklist
@@ -45,6 +45,7 @@ def main() -> int:
 
     table = command("table", _table, "a run as a table in Markdown")
     table.add_argument("run", type=Path, help="a run.json")
+    table.add_argument("--into", type=Path, help="a Markdown file with marks to put it between, instead of printing it")
 
     capacity = command("capacity", _capacity, "how many pods a load needs, from a run's measured curves")
     capacity.add_argument("--result", type=Path, required=True, help="the run.json of one pod")
@@ -154,7 +155,11 @@ def _capacity(args: argparse.Namespace) -> int:
 
 
 def _table(args: argparse.Namespace) -> int:
-    print(readme_table(Run.load(args.run)))
+    text = readme_table(Run.load(args.run))
+    if args.into is None:
+        print(text)
+    else:
+        write_into(args.into, text)
     return 0
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.metrics import Distribution, Figures
-from benchmark.results import Measurement, Run
+from benchmark.results import BenchmarkError, Measurement, Run
 
 DATA_DIR = Path(__file__).resolve().parent / "data"
 PUBLISHED_L20 = DATA_DIR / "published_l20.json"
 UNKNOWN = "-"
+BEGIN_MARK = "<!-- measured: begin; written by `make table` -->"
+END_MARK = "<!-- measured: end -->"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -106,7 +108,7 @@ def describe(run: Run) -> str:
     place = "on this machine" if environment["is_on_this_machine"] else "on another machine"
     return (
         f"{environment['server']} {place}; checkpoint {environment['checkpoint'] or 'unknown'}; "
-        f"precision: {precision or 'unknown'}; "
+        f"precisions asked for: {precision or 'unknown'}; "
         f"client: {machine['processor']}, {machine['num_cores']} cores; work list {run.worklist}{length}; "
         f"{environment['began_at']}"
     )
@@ -140,11 +142,24 @@ def server_table(run: Run) -> tuple[list[str], list[list[str]]]:
 
 
 def readme_table(run: Run) -> str:
-    """The tables of the README, in Markdown, with where they come from."""
-    columns = [_LATENCY[0], *_FIRST_AUDIO[:1], _FIRST_AUDIO[-1], _RTF, Column("errors", _ERRORS.text)]
-    columns.insert(-1, Column("audio s/s", lambda figures: f"{figures.audio_s_per_s:.2f}"))
+    """The table of the README, in Markdown, and under it what was measured where."""
+    throughput = Column("audio s/s", lambda figures: f"{figures.audio_s_per_s:.2f}")
+    columns = [*_LATENCY, *_FIRST_AUDIO, _RTF, throughput, _ERRORS]
     rows = [_row(measurement, columns) for measurement in run.measurements]
     return f"{markdown_table(['mode', 'concurrency', *(column.name for column in columns)], rows)}\n\n{describe(run)}"
+
+
+def write_into(path: Path, text: str) -> None:
+    """Put `text` between the two marks of a Markdown file.
+
+    Raises:
+        BenchmarkError: the file has not exactly one of each.
+    """
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN_MARK)
+    _, end, after = rest.partition(END_MARK)
+    if not (begin and end) or BEGIN_MARK in rest or END_MARK in after:
+        raise BenchmarkError(f"{path} needs the lines {BEGIN_MARK} and {END_MARK}, once each")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,16 @@ from tritone_client import ControlledVoice
 from benchmark.compare import MIN_REQUESTS, compare, differences
 from benchmark.html_report import write_html
 from benchmark.metrics import Figures, Piece, Request, Slo
-from benchmark.report import PUBLISHED_L20, PublishedTable, readme_table, run_table, write_csv
+from benchmark.report import (
+    BEGIN_MARK,
+    END_MARK,
+    PUBLISHED_L20,
+    PublishedTable,
+    readme_table,
+    run_table,
+    write_csv,
+    write_into,
+)
 from benchmark.results import BenchmarkError, Measurement, Run, RunSettings
 from benchmark.run import measure_run
 from benchmark.worklists import Utterance
@@ -281,6 +290,19 @@ def test_csv_has_a_row_for_each_level_and_each_request(tmp_path: Path) -> None:
 def test_the_readme_table_names_its_machine_and_checkpoint() -> None:
     text = readme_table(made_run([1.0, 2.0]))
     assert "| stream | 1 | 1500 |" in text and "an abacus, 2 cores" in text and "0123456789abcdef" in text
+
+
+def test_a_text_is_put_between_the_marks_of_a_file_again_and_again(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{BEGIN_MARK}\nold\n{END_MARK}\nbelow\n")
+    for text in ("first", "second"):
+        write_into(page, text)
+        assert page.read_text() == f"above\n{BEGIN_MARK}\n{text}\n{END_MARK}\nbelow\n"
+    for broken in ("no marks", f"{BEGIN_MARK}\n", f"{END_MARK}\n{BEGIN_MARK}", f"{BEGIN_MARK}{BEGIN_MARK}{END_MARK}"):
+        page.write_text(broken)
+        with pytest.raises(BenchmarkError, match="once each"):
+            write_into(page, "text")
+        assert page.read_text() == broken
 
 
 SPREAD_S = np.random.default_rng(1).uniform(1.0, 1.4, size=60)
