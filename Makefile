@@ -24,13 +24,16 @@ METRICS_PORT ?= 8002
 # the stored voices, one JSON file each
 export VOICES_DIR ?= $(CURDIR)/voices
 
+PERF_ANALYZER := build/perf_analyzer/bin/perf_analyzer
+MEASURED := benchmark/measured
+
 PYTHON ?= python3.11
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 BUILD := $(VENV_PYTHON) -m build_engines
 CHECKPOINT := --model-dir "$(MODEL_DIR)" --precision $(PRECISION)
 
-.PHONY: help setup demo serve build verify download bench test lint clean
+.PHONY: help setup demo serve build verify download bench measure table peer test lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +64,20 @@ download: setup ## fetch the published checkpoint (3.9 GB, CC BY-NC-SA 4.0) into
 bench: build ## speed and memory of a server on MODEL_DIR (or SIZE), in a server of its own
 	$(VENV_PYTHON) -m benchmark speed $(CHECKPOINT)
 
-test: setup ## run the tests
+measure: setup checkpoints/synthetic-full ## load a full-size server with noise for a quarter of an hour, for the README
+	$(VENV_PYTHON) -m benchmark run --model-dir checkpoints/synthetic-full --fixed-tokens 200 --out $(MEASURED)
+
+table: setup ## write the README's table from what `make measure` stored
+	$(VENV_PYTHON) -m benchmark table $(MEASURED)/run.json --into README.md
+
+peer: setup $(PERF_ANALYZER) ## compare our times of a running server with those of NVIDIA's perf_analyzer
+	$(VENV_PYTHON) -m benchmark peer --url $(HOST):$(GRPC_PORT)
+
+# Of the server's own release; beside .venv, whose tritonclient is a later one without it.
+$(PERF_ANALYZER): | setup
+	$(VENV_PYTHON) -m pip install --quiet --no-deps --target build/perf_analyzer tritonclient==2.51.0
+
+test: setup $(PERF_ANALYZER) ## run the tests
 	$(VENV_PYTHON) -m pytest
 
 lint: setup ## check style and types

@@ -12,16 +12,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tritone_client import TritoneError
+
 from benchmark.capacity import print_capacity
 from benchmark.compare import print_comparison
 from benchmark.html_report import write_html
 from benchmark.load import AUDIO_S
 from benchmark.metrics import Slo
+from benchmark.perf_analyzer import measure_peers, print_peers
 from benchmark.report import PUBLISHED_L20, PublishedTable, print_run, readme_table, write_csv, write_into
 from benchmark.results import MODES, BenchmarkError, Run, RunSettings
 from benchmark.run import measure_run
 from benchmark.worklists import WorklistError, load_worklist
-from tritone.serve import DEFAULT_METRICS_PORT, ServerError, TritonServer
+from tritone.serve import DEFAULT_GRPC_PORT, DEFAULT_METRICS_PORT, ServerError, TritonServer
 
 BESIDE = {"published-l20": PUBLISHED_L20}
 PRECISIONS = ("int8", "bf16", "f32")
@@ -55,6 +58,14 @@ def main() -> int:
     )
     capacity.add_argument("--share", type=_share, default=0.95, help="of the requests that shall keep it, 0..1")
 
+    peer = command(
+        "peer", _peer, "a running server's times by our client and by NVIDIA's perf_analyzer; 1: they differ"
+    )
+    peer.add_argument("--url", default=f"localhost:{DEFAULT_GRPC_PORT}", help="host:port of its gRPC endpoint")
+    peer.add_argument("--concurrency", type=_positive, default=1, help="requests at a time")
+    peer.add_argument("--requests", type=_positive, default=10, help="in each round; no fewer than --concurrency")
+    peer.add_argument("--fixed-tokens", type=_positive, default=100, help="the length of each request's speech")
+
     speed = command("speed", _speed, "decoding speed, RTF of one request and memory, in a server of its own")
     streams = command("streams", _streams, "concurrent streams, also without Triton and the published way")
     seams = command("seams", _seams, "streamed waveforms against whole ones, and against plain chunking's")
@@ -74,7 +85,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return args.handle(args)
-    except (BenchmarkError, WorklistError, ServerError) as error:
+    except (BenchmarkError, WorklistError, ServerError, TritoneError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -152,6 +163,16 @@ def _compare(args: argparse.Namespace) -> int:
 def _capacity(args: argparse.Namespace) -> int:
     print_capacity(Run.load(args.result), args.streams, args.slo, args.share)
     return 0
+
+
+def _peer(args: argparse.Namespace) -> int:
+    if args.concurrency > args.requests:  # perf_analyzer begins with a request for each place
+        raise BenchmarkError(f"--requests must be --concurrency or more, got {args.requests} of {args.concurrency}")
+    peers = measure_peers(
+        args.url, concurrency=args.concurrency, requests_per_round=args.requests, fixed_tokens=args.fixed_tokens
+    )
+    print_peers(peers)
+    return 0 if peers.first_response.agrees and peers.end.agrees else 1
 
 
 def _table(args: argparse.Namespace) -> int:
