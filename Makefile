@@ -15,8 +15,10 @@ SHELL := /bin/bash
 SIZE ?=
 SYNTHETIC := $(SIZE:%=checkpoints/synthetic-%)
 MODEL_DIR ?= $(or $(SYNTHETIC),checkpoints/demo_voice)
-# of the language model: int8 or bf16
-PRECISION ?= int8
+# cpu, or gpu inside Triton's image with TensorRT-LLM
+PROFILE ?= cpu
+# of the language model: int8 or bf16; else int8 on a CPU and bf16 on a GPU
+PRECISION ?=
 HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
@@ -31,12 +33,14 @@ PYTHON ?= python3.11
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 BUILD := $(VENV_PYTHON) -m build_engines
-CHECKPOINT := --model-dir "$(MODEL_DIR)" --precision $(PRECISION)
+WITH_PRECISION := --model-dir "$(MODEL_DIR)" $(PRECISION:%=--precision %)
+CHECKPOINT := $(WITH_PRECISION) --profile $(PROFILE)
 
-.PHONY: help setup demo serve build verify download bench measure table peer test lint clean
+.PHONY: help setup demo serve build verify download bench measure table peer docker-cpu docker-gpu test \
+	lint clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make a virtual environment in .venv with everything in it
 $(INSTALLED): pyproject.toml client/pyproject.toml requirements.lock
@@ -62,7 +66,7 @@ download: setup ## fetch the published checkpoint (3.9 GB, CC BY-NC-SA 4.0) into
 	$(BUILD) download --output-dir checkpoints/Spark-TTS-0.5B
 
 bench: build ## speed and memory of a server on MODEL_DIR (or SIZE), in a server of its own
-	$(VENV_PYTHON) -m benchmark speed $(CHECKPOINT)
+	$(VENV_PYTHON) -m benchmark speed $(WITH_PRECISION)
 
 measure: setup checkpoints/synthetic-full ## load a full-size server with noise for a quarter of an hour, for the README
 	$(VENV_PYTHON) -m benchmark run --model-dir checkpoints/synthetic-full --fixed-tokens 200 --out $(MEASURED)
@@ -76,6 +80,12 @@ peer: setup $(PERF_ANALYZER) ## compare our times of a running server with those
 # Of the server's own release; beside .venv, whose tritonclient is a later one without it.
 $(PERF_ANALYZER): | setup
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --target build/perf_analyzer tritonclient==2.51.0
+
+docker-cpu: ## build the image tritone:cpu (see docker/README.md)
+	docker build --file docker/Dockerfile --target cpu --tag tritone:cpu .
+
+docker-gpu: ## build the image tritone:gpu; the engines are built on its first start
+	docker build --file docker/Dockerfile --target gpu --tag tritone:gpu .
 
 test: setup $(PERF_ANALYZER) ## run the tests
 	$(VENV_PYTHON) -m pytest

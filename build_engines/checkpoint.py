@@ -79,6 +79,20 @@ class TensorFile:
         array = self._tensors.read(name)
         return array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
 
+    def row_blocks(self, name: str, max_values: int) -> Iterator[np.ndarray]:
+        """Tensor `name` as float32 in consecutive pieces along its first axis, so that it is never whole in memory.
+
+        Args:
+            max_values: of one piece, if a single row has no more.
+
+        Raises:
+            CheckpointError: the file has no such tensor.
+        """
+        num_rows, *row_shape = self.shape(name)
+        step = max(1, max_values // math.prod(row_shape))
+        for begin in range(0, num_rows, step):
+            yield self._tensors.read(name, slice(begin, begin + step)).astype(np.float32)
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the file has tensor `name` with `shape`."""
         found = self.shape(name)
@@ -112,10 +126,12 @@ class _SafeTensors:
             raise ValueError(f"it has {path.stat().st_size} bytes instead of {num_bytes}")
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         entry = self._entries[name]
         start, end = (self._values_offset + offset for offset in entry["data_offsets"])
         values = self._bytes[start:end].view(_SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        if rows is not None:
+            values = values[rows]
         if entry["dtype"] == "BF16":
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values
@@ -134,8 +150,8 @@ class _TorchTensors:
         self._state = state
         self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        tensor = self._state[name]
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        tensor = self._state[name] if rows is None else self._state[name][rows]
         array: np.ndarray = (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
         return array
 
@@ -207,17 +223,8 @@ class Checkpoint:
         return num_samples // self.hop_length * self.hop_length
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the checkpoint.
-
-        The configs count whole; of the weights, gigabytes, their sizes and some blocks spread over each file do.
-        """
-        digest = hashlib.sha256()
-        for name in CONFIG_FILES:
-            digest.update((self.directory / name).read_bytes())
-        for name in WEIGHTS_FILES:
-            for block in _sample_blocks(self.directory / name):
-                digest.update(block)
-        return digest.hexdigest()[:16]
+        """16 hexadecimal digits that change with the checkpoint."""
+        return fingerprint(self.directory)
 
     def _check_settings(self) -> None:
         """Refuse what the networks here do not do, rather than build engines that say something else."""
@@ -256,6 +263,26 @@ class Checkpoint:
         ):
             for name, shape in shapes.items():
                 file.check(name, shape)
+
+
+def fingerprint(directory: Path) -> str:
+    """16 hexadecimal digits that change with the checkpoint in a folder.
+
+    The configs count whole; of the weights, gigabytes, their sizes and some blocks spread over each file do.
+
+    Raises:
+        CheckpointError: a file is missing.
+    """
+    digest = hashlib.sha256()
+    for name in (*CONFIG_FILES, *WEIGHTS_FILES):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory / name} is missing")
+    for name in CONFIG_FILES:
+        digest.update((directory / name).read_bytes())
+    for name in WEIGHTS_FILES:
+        for block in _sample_blocks(directory / name):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import torch
 from build_engines import codec
 from build_engines.checkpoint import Checkpoint
 from build_engines.codec import GraphName, ModelName
-from build_engines.networks.vocoder import Vocoder
+from build_engines.networks.vocoder import Vocoder, receptive_field_tokens
 from build_engines.networks.wave_generator import wave_generator_field_tokens
 from build_engines.synthetic import write_synthetic_checkpoint
-from tritone.engines import Engine
-from tritone.spark_tts.vocoder import VocoderEngine
+from tritone.openvino_engine import OpenVinoEngine
+from tritone.spark_tts.vocoder import VocoderEngine, VocoderRow
 
 GRAPHS = get_args(GraphName)
 MODELS = get_args(ModelName)
@@ -56,7 +56,7 @@ def runners(checkpoint: Checkpoint, onnx_paths: dict[GraphName, Path], engine_di
 
     def runners_of(graph: GraphName) -> list[Runner]:
         network = codec.reference(checkpoint, graph).requires_grad_(False)
-        session, engine = onnxruntime.InferenceSession(onnx_paths[graph]), Engine(engine_dir / f"{graph}.xml")
+        session, engine = onnxruntime.InferenceSession(onnx_paths[graph]), OpenVinoEngine(engine_dir / f"{graph}.xml")
         return [
             lambda inputs: network(*map(torch.from_numpy, inputs.values())).numpy(),
             lambda inputs: session.run([OUTPUTS[graph]], inputs)[0],
@@ -160,7 +160,7 @@ def test_verify_refuses_what_is_not_a_number(checkpoint: Checkpoint, vocoder: Vo
 
 
 def test_a_clip_of_one_frame_does_not_spoil_those_after_it(checkpoint: Checkpoint, engine_dir: Path) -> None:
-    engine = Engine(engine_dir / "semantic_encoder.xml")
+    engine = OpenVinoEngine(engine_dir / "semantic_encoder.xml")
     encoder = codec.reference(checkpoint, "semantic_encoder").requires_grad_(False)
     for length in (1, 50):
         wav = make_inputs("semantic_encoder", 1, length)["wav"]
@@ -169,7 +169,14 @@ def test_a_clip_of_one_frame_does_not_spoil_those_after_it(checkpoint: Checkpoin
 
 @pytest.fixture(scope="module")
 def vocoder_engine(checkpoint: Checkpoint, engine_dir: Path) -> VocoderEngine:
-    return VocoderEngine(engine_dir, wave_generator_field_tokens(checkpoint.bicodec["decoder"]), "f32")
+    fields = (receptive_field_tokens(checkpoint.bicodec), wave_generator_field_tokens(checkpoint.bicodec["decoder"]))
+    return VocoderEngine.open(engine_dir, *fields, {"precision": "f32", "num_threads": "0"})
+
+
+def decode(engine: VocoderEngine, tokens: dict[str, np.ndarray], begin: int = 0, end: int | None = None) -> np.ndarray:
+    """The samples of tokens [begin, end) of a batch of one."""
+    (voice,), (speech,) = tokens["global_tokens"], tokens["semantic_tokens"]
+    return engine.decode([VocoderRow(voice, speech, begin, end or len(speech))])[0]
 
 
 @pytest.mark.parametrize("length", [*range(1, 36), 64, 65, 128, 171, 172, 173, 192, 193, 400, 777])
@@ -177,7 +184,7 @@ def test_the_vocoder_engine_gives_the_whole_waveform_at_every_length(
     length: int, vocoder: Vocoder, vocoder_engine: VocoderEngine
 ) -> None:
     tokens = make_tokens(1, length)
-    found = vocoder_engine.decode(tokens["global_tokens"][0], tokens["semantic_tokens"][0])
+    found = decode(vocoder_engine, tokens)
     expected = vocoder(*map(torch.from_numpy, tokens.values())).numpy()[0]
     assert found.shape == expected.shape
     assert codec.signal_to_noise_db(found, expected) > 90
@@ -188,7 +195,7 @@ def test_the_vocoder_engine_decodes_any_stretch(
     begin: int, end: int, vocoder: Vocoder, vocoder_engine: VocoderEngine
 ) -> None:
     tokens = make_tokens(1, 300)
-    found = vocoder_engine.decode(tokens["global_tokens"][0], tokens["semantic_tokens"][0], begin, end)
+    found = decode(vocoder_engine, tokens, begin, end)
     expected = vocoder(*map(torch.from_numpy, tokens.values())).numpy()[0, 320 * begin : 320 * end]
     assert found.shape == expected.shape
     assert codec.signal_to_noise_db(found, expected) > 90
@@ -196,4 +203,5 @@ def test_the_vocoder_engine_decodes_any_stretch(
 
 def test_the_vocoder_engine_refuses_windows_without_room(engine_dir: Path) -> None:
     with pytest.raises(ValueError, match="over 20 frames"):
-        VocoderEngine(engine_dir, 10, "f32", sizes=(20,))
+        engine = OpenVinoEngine(engine_dir / "vocoder_features.xml")
+        VocoderEngine(engine, {20: engine}, receptive_field=40, wave_field=10, max_batch=1)

@@ -6,7 +6,7 @@ import openvino as ov
 import pytest
 from openvino import opset13
 
-from tritone.engines import Engine, cpu_has_bf16
+from tritone.openvino_engine import OpenVinoEngine, cpu_has_bf16
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def square_sum(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_outputs_come_by_name_at_any_shape(square_sum: Path) -> None:
-    engine = Engine(square_sum, num_threads=1)
+    engine = OpenVinoEngine(square_sum, num_threads=1)
     for shape in ((1, 1), (3, 5), (2, 100)):
         values = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         results = engine.run({"values": values})
@@ -33,7 +33,7 @@ def test_outputs_come_by_name_at_any_shape(square_sum: Path) -> None:
 
 
 def test_results_are_not_overwritten_by_the_next_call(square_sum: Path) -> None:
-    engine = Engine(square_sum)
+    engine = OpenVinoEngine(square_sum)
     first = engine.run({"values": np.full((1, 4), 2, np.float32)})["squares"]
     engine.run({"values": np.full((1, 4), 3, np.float32)})
     np.testing.assert_array_equal(first, np.full((1, 4), 4))
@@ -41,11 +41,11 @@ def test_results_are_not_overwritten_by_the_next_call(square_sum: Path) -> None:
 
 def test_a_view_into_a_larger_array_is_read_right(square_sum: Path) -> None:
     values = np.arange(24, dtype=np.float32).reshape(4, 6)[::2, ::3]
-    np.testing.assert_array_equal(Engine(square_sum).run({"values": values})["squares"], values**2)
+    np.testing.assert_array_equal(OpenVinoEngine(square_sum).run({"values": values})["squares"], values**2)
 
 
 def test_threads_get_their_own_results(square_sum: Path) -> None:
-    engine = Engine(square_sum)
+    engine = OpenVinoEngine(square_sum)
 
     def run(number: int) -> bool:
         squares = engine.run({"values": np.full((1, 1000 + number), number, np.float32)})["squares"]
@@ -57,7 +57,7 @@ def test_threads_get_their_own_results(square_sum: Path) -> None:
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"vocoder.xml is missing"):
-        Engine(tmp_path / "vocoder.xml")
+        OpenVinoEngine(tmp_path / "vocoder.xml")
 
 
 @pytest.mark.parametrize(

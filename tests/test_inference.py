@@ -8,7 +8,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from tritonclient.grpc.service_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelStreamInferResponse,
+)
 from tritonclient.grpc.service_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
@@ -48,12 +54,21 @@ class ScriptedServer(GRPCInferenceServiceServicer):
             await context.abort(grpc.StatusCode[request.model_name], "a sentence")
         return response(*(2 * np.frombuffer(request.raw_input_contents[0], np.int32)))
 
+    async def ModelMetadata(self, request: ModelMetadataRequest, context: Any) -> ModelMetadataResponse:  # noqa: N802
+        if request.name != "double":
+            await context.abort(grpc.StatusCode[request.name], "a sentence")
+        metadata = ModelMetadataResponse(name=request.name)
+        metadata.inputs.add(name="x", datatype="INT32", shape=[-1, 3])
+        metadata.inputs.add(name="scale", datatype="FP32", shape=[1])
+        return metadata
+
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[ModelInferRequest], context: Any
     ) -> AsyncIterator[ModelStreamInferResponse]:
         request = await anext(requests)
         if request.model_name != "count":
-            await context.abort(grpc.StatusCode[request.model_name], "a sentence")
+            yield ModelStreamInferResponse(error_message=f"{request.model_name}: a sentence")
+            return
         if any(tensor.name == "stop" for tensor in request.inputs):
             self.stop_id = request.id
             self.stopped.set()
@@ -101,6 +116,15 @@ def test_a_model_s_error_keeps_its_kind_and_sentence(status: str, error: type[Ex
         with pytest.raises(error, match="a sentence"):
             async for _ in inference.stream(status, VALUES, ["y"], STOP):
                 pass
+
+    run(use)
+
+
+def test_a_model_tells_the_shapes_of_its_inputs() -> None:
+    async def use(inference: GrpcInference, _: ScriptedServer) -> None:
+        assert await inference.input_shapes("double") == {"x": (-1, 3), "scale": (1,)}
+        with pytest.raises(Unavailable, match="a sentence"):
+            await inference.input_shapes("UNAVAILABLE")
 
     run(use)
 

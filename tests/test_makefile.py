@@ -11,8 +11,8 @@ from tritone import serve
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 MAKEFILE = (PROJECT_DIR / "Makefile").read_text()
-COMMANDS = re.findall(r"^([a-z]+):", MAKEFILE, flags=re.MULTILINE)
-VARIABLES = ("SIZE", "MODEL_DIR", "PRECISION", "HOST", "HTTP_PORT", "GRPC_PORT", "METRICS_PORT", "PYTHON", "MAKEFLAGS")
+COMMANDS = re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE)
+VARIABLES = ("SIZE", "MODEL_DIR", "PRECISION", "PROFILE", "HOST", "HTTP_PORT", "GRPC_PORT", "METRICS_PORT", "PYTHON", "MAKEFLAGS")
 
 
 def make(*arguments: str) -> str:
@@ -41,13 +41,13 @@ def test_server_takes_the_launchers_defaults() -> None:
     assert f"--http-port {serve.DEFAULT_HTTP_PORT} " in plan
     assert f"--grpc-port {serve.DEFAULT_GRPC_PORT} " in plan
     assert f"--metrics-port {serve.DEFAULT_METRICS_PORT}" in plan
-    assert '--model-dir "checkpoints/demo_voice" --precision int8' in plan
+    assert '--model-dir "checkpoints/demo_voice"  --profile cpu' in plan
 
 
 def test_variables_choose_checkpoint_precision_and_ports() -> None:
-    plan = make("--dry-run", "serve", "MODEL_DIR=a folder/voice", "PRECISION=bf16", "GRPC_PORT=9001")
+    plan = make("--dry-run", "serve", "MODEL_DIR=a folder/voice", "PRECISION=bf16", "PROFILE=gpu", "GRPC_PORT=9001")
 
-    assert '--model-dir "a folder/voice" --precision bf16' in plan
+    assert '--model-dir "a folder/voice" --precision bf16 --profile gpu' in plan
     assert "--grpc-port 9001 " in plan
 
 

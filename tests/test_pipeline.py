@@ -319,6 +319,49 @@ def test_speech_that_goes_silent_is_cut_there(prompts: Prompts) -> None:
     speech = asyncio.run(pipeline(prompts, models).whole(request(TokenVoice(SPEAKER), text=SENTENCE)))
     assert speech.end_reason is EndReason.RUN_ON
     assert len(speech.waveform) == 172 * 320  # of the silence, what the first window of the vocoder had of it
+    assert len(models.lm_requests) == PipelineSettings().max_attempts  # nobody has heard it yet
+
+
+class FirstAttemptFails(ScriptedModels):
+    """Says something sensible from its second request on."""
+
+    async def stream(
+        self, model: str, inputs: Tensors, outputs: list[str], stop: Tensors
+    ) -> AsyncGenerator[dict[str, np.ndarray], None]:
+        if self.lm_requests:
+            self.silent_from, self.repeat, self.num_semantic = 8192, 8192, 300
+        async with aclosing(super().stream(model, inputs, outputs, stop)) as responses:
+            async for response in responses:
+                yield response
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"num_semantic": 500, "silent_from": 250},  # seen only when windows before it were decoded
+        {"num_semantic": 100_000},  # the same: the budget of this text is over 1000 tokens
+    ],
+)
+def test_whole_speech_is_generated_again_however_late_its_failure_is_seen(
+    prompts: Prompts, failure: dict[str, int]
+) -> None:
+    models = FirstAttemptFails(prompts, **failure)  # type: ignore[arg-type]
+    speech = asyncio.run(pipeline(prompts, models).whole(request(TokenVoice(SPEAKER), text=SENTENCE)))
+    assert speech.end_reason is EndReason.COMPLETE
+    np.testing.assert_array_equal(speech.semantic_tokens, np.arange(300))
+    assert len(speech.waveform) == 300 * 320
+    assert len(models.lm_requests) == 2
+
+
+def test_a_streams_silence_is_cut_and_not_taken_back(prompts: Prompts) -> None:
+    models = FirstAttemptFails(prompts, num_semantic=400, silent_from=60)
+
+    async def collect() -> list[Speech]:
+        stream = pipeline(prompts, models).stream(request(TokenVoice(SPEAKER), text=SENTENCE))
+        return [speech async for speech in stream]
+
+    assert asyncio.run(collect())[-1].end_reason is EndReason.RUN_ON
+    assert len(models.lm_requests) == 1
 
 
 def test_a_reference_is_tokenized_once(prompts: Prompts) -> None:

@@ -86,6 +86,7 @@ class Launcher:
     def __init__(self, repository: Path, ports: dict[str, int], log_path: Path) -> None:
         options = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items()]
         command = [sys.executable, "-m", "tritone.serve", f"--model-repository={repository}", *options]
+        self.log_path = log_path
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         wait_until(lambda: b"ready: gRPC" in log_path.read_bytes(), STARTED_TIMEOUT_S)
@@ -209,6 +210,74 @@ def test_launcher_fails_when_its_server_crashes(launcher: Launcher) -> None:
 
     assert launcher.process.wait(ENDED_TIMEOUT_S) == 1
     assert shared_memory_of(launcher.process.pid) == []
+
+
+def test_killed_model_process_ends_the_launcher_with_its_name(launcher: Launcher) -> None:
+    stub = launcher.descendants[-1]
+    assert "triton_python_backend_stub" in stub.cmdline()[0]
+
+    stub.kill()
+
+    assert launcher.process.wait(ENDED_TIMEOUT_S) == 1
+    assert b"error: the process of the model sleeper died" in launcher.log_path.read_bytes()
+    assert shared_memory_of(launcher.process.pid) == []
+
+
+def test_full_disk_costs_the_log_and_nothing_else(
+    repository: Path, free_ports: FreePorts, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with TritonServer(repository, log_path=Path("/dev/full"), **free_ports()) as server:
+        assert ask(server, 0.0) == 0.0
+
+    assert capfd.readouterr().err.count("lines of the server's log are lost: [Errno 28] No space left on device") == 1
+
+
+def test_log_that_cannot_be_written_is_named(repository: Path, tmp_path: Path, free_ports: FreePorts) -> None:
+    with pytest.raises(ServerError, match=r"the log .*/nowhere/log cannot be written \(No such file or directory\)"):
+        TritonServer(repository, log_path=tmp_path / "nowhere" / "log", **free_ports()).start()
+
+
+def test_temporary_folder_that_cannot_be_written_is_named(
+    repository: Path, tmp_path: Path, free_ports: FreePorts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+
+    with pytest.raises(ServerError, match=r"temporary files cannot be written .*nowhere.*TMPDIR"):
+        TritonServer(repository, log_path=tmp_path / "log", **free_ports()).start()
+
+
+def test_voices_dir_that_is_a_file_is_named(
+    repository: Path, tmp_path: Path, free_ports: FreePorts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "voices").touch()
+    monkeypatch.setenv("VOICES_DIR", str(tmp_path / "voices"))
+
+    with pytest.raises(ServerError, match=r"VOICES_DIR: .*voices is not a folder that can be read"):
+        TritonServer(repository, log_path=tmp_path / "log", **free_ports()).start()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("EXIT_TIMEOUT_S", "soon", "EXIT_TIMEOUT_S must be a number of seconds, got 'soon'"),
+        ("EXIT_TIMEOUT_S", "-1", "EXIT_TIMEOUT_S must be"),
+        ("ADMIN_KEY", "short", "ADMIN_KEY must have at least 16 characters"),
+        ("TLS_CERT", "server.pem", "TLS_CERT and TLS_KEY belong together"),
+    ],
+)
+def test_setting_that_cannot_be_used_is_one_line_and_exit_code_1(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the tests' own process keeps its handlers
+
+    assert serve.main(["--model-repository", str(repository)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 def test_start_removes_what_killed_servers_left(repository: Path, free_ports: FreePorts, tmp_path: Path) -> None:

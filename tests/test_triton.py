@@ -5,12 +5,14 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from tritone import tracing
 from tritone.errors import InvalidInput, Unavailable
+from tritone.observations import MetricFamily
 
 FINAL = 1
 WAIT_S = 30
@@ -56,10 +58,22 @@ class Sender:
         return self.cancelled
 
 
+class Trace:
+    def __init__(self, context: str | None) -> None:
+        self._context = context
+
+    def get_context(self) -> str | None:
+        return self._context
+
+
 class Request:
-    def __init__(self, **arrays: list[int]) -> None:
+    def __init__(self, trace_context: str | None = None, **arrays: list[int]) -> None:
         self._arrays = {name: np.array(values) for name, values in arrays.items()}
+        self._trace = Trace(trace_context)
         self.sender = Sender()
+
+    def trace(self) -> Trace:
+        return self._trace
 
     def inputs(self) -> list[Tensor]:
         return [Tensor(name, array) for name, array in self._arrays.items()]
@@ -71,10 +85,60 @@ class Request:
         return ["y"]
 
 
+class PbMetric:
+    def __init__(self, family: "PbMetricFamily", labels: dict[str, str], buckets: list[float] | None) -> None:
+        assert (buckets is not None) == (family.kind == "HISTOGRAM")
+        self._family, self._key, self._buckets = family, tuple(labels.items()), buckets
+
+    def increment(self, amount: float) -> None:
+        self._change("increment", amount)
+
+    def set(self, value: float) -> None:
+        self._change("set", value)
+
+    def observe(self, value: float) -> None:
+        self._change("observe", value)
+
+    def _change(self, operation: str, value: float) -> None:
+        if PbMetricFamily.error is not None:
+            raise PbMetricFamily.error
+        PbMetricFamily.changes.append((self._family.name, self._key, operation, value))
+
+
+class PbMetricFamily:
+    COUNTER, GAUGE, HISTOGRAM = "COUNTER", "GAUGE", "HISTOGRAM"
+    error: Exception | None = None
+    changes: ClassVar[list[tuple[str, tuple[tuple[str, str], ...], str, float]]] = []
+    names: ClassVar[list[str]] = []
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        if PbMetricFamily.error is not None:
+            raise PbMetricFamily.error
+        self.name, self.kind = name, kind
+        PbMetricFamily.names.append(name)
+
+    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> PbMetric:  # noqa: N802
+        return PbMetric(self, labels, buckets)
+
+
+@pytest.fixture
+def metric_family(monkeypatch: pytest.MonkeyPatch) -> type[PbMetricFamily]:
+    """The server's side of the metrics, empty."""
+    monkeypatch.setattr(PbMetricFamily, "error", None)
+    monkeypatch.setattr(PbMetricFamily, "changes", [])
+    monkeypatch.setattr(PbMetricFamily, "names", [])
+    return PbMetricFamily
+
+
 @pytest.fixture
 def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """`tritone.triton`, imported as inside the stub."""
-    names = {"Tensor": Tensor, "TritonError": TritonError, "InferenceResponse": InferenceResponse}
+    names = {
+        "Tensor": Tensor,
+        "TritonError": TritonError,
+        "InferenceResponse": InferenceResponse,
+        "MetricFamily": PbMetricFamily,
+    }
     fake = SimpleNamespace(**names, TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     import tritone.triton as module
@@ -174,3 +238,60 @@ def test_a_cancelled_request_is_ended_and_its_work_closed(triton: ModuleType) ->
     last, _ = served(triton, endless, decoupled=True, cancelled=True).sent[-1]
     assert last is not None and last.error is not None and last.error.code == "CANCELLED"
     assert closed.is_set()
+
+
+def test_metrics_of_a_family_share_it_and_only_changes_are_sent(
+    triton: ModuleType, metric_family: type[PbMetricFamily]
+) -> None:
+    counters, gauge = MetricFamily("n_total", "N", "counter"), MetricFamily("g", "G", "gauge")
+    histogram = MetricFamily("h_seconds", "H", "histogram", (1, 2))
+    for mode in ("a", "b"):
+        metric = triton.Metric(counters, {"mode": mode})
+        metric.add(0)
+        metric.add(2)
+    level = triton.Metric(gauge)
+    for value in (0, 3, 3, 0):
+        level.set(value)
+    triton.Metric(histogram).observe(1.5)
+    assert metric_family.names == ["n_total", "g", "h_seconds"]
+    assert metric_family.changes == [
+        ("n_total", (("mode", "a"),), "increment", 2),
+        ("n_total", (("mode", "b"),), "increment", 2),
+        ("g", (), "set", 3),
+        ("g", (), "set", 0),
+        ("h_seconds", (), "observe", 1.5),
+    ]
+
+
+@pytest.mark.parametrize("fails_from_the_start", [True, False])
+def test_a_metric_that_fails_is_given_up_and_told_once(
+    triton: ModuleType,
+    metric_family: type[PbMetricFamily],
+    caplog: pytest.LogCaptureFixture,
+    fails_from_the_start: bool,
+) -> None:
+    if fails_from_the_start:
+        metric_family.error = RuntimeError("no metrics here")
+    metric = triton.Metric(MetricFamily("n_total", "N", "counter"))
+    metric_family.error = RuntimeError("no metrics here")
+    metric.add(1)
+    metric.observe(1)
+    metric.set(1)
+    assert [record.getMessage() for record in caplog.records] == ["the metric n_total fails and is given up"]
+
+
+def test_a_requests_work_belongs_to_its_trace(triton: ModuleType) -> None:
+    async def told(inputs: dict[str, np.ndarray]) -> AsyncGenerator[dict[str, np.ndarray], None]:
+        await asyncio.sleep(0)
+        yield {"y": np.array([dict(tracing.metadata()).get("traceparent", "none")])}
+
+    loop = triton.RequestLoop({"model_config": "{}"})
+    requests = [Request('{"traceparent":"00-12-34-01"}'), Request(), Request('{"traceparent":"00-56-78-01"}')]
+    for request in requests:
+        loop.serve(request, told)
+    answers = []
+    for request in requests:
+        assert request.sender.ended.wait(WAIT_S)
+        ((response, _),) = request.sender.sent
+        answers += response.arrays["y"]
+    assert answers == ["00-12-34-01", "none", "00-56-78-01"]

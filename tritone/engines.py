@@ -1,94 +1,115 @@
-"""Running an OpenVINO graph on the CPU, NumPy in and NumPy out."""
+"""What the models run their graphs with: one interface, whichever library does the work behind it."""
 
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-import openvino as ov
 
-Precision = Literal["f32", "bf16"]
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 
-_BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
+Precision = Literal["f32", "bf16"]  # of an engine whose arithmetic is chosen when it is opened
+# np.ndarray on a CPU, torch.Tensor on a GPU: both know shapes, slices and assignment to slices.
+Array = Any
 
 
-class Engine:
-    """A compiled graph. Any thread may call `run`; calls wait for each other.
+class Device(Protocol):
+    """Where an engine's arrays are."""
 
-    One call at a time already uses every core it was given, and one set of buffers bounds the memory.
+    def work(self) -> AbstractContextManager[Any]:
+        """Everything on the device that is asked for inside runs in this order, and alone where that is needed."""
+
+    def zeros(self, *shape: int) -> Array:
+        """A float32 array of zeros."""
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """An array as NumPy's, once it is computed."""
+
+
+class Engine(Protocol):
+    """A graph that is ready to run. Any thread may call `run`; calls wait for each other.
+
+    Attributes:
+        max_batch: how many rows one call takes at most; None: any number.
+        max_length: how long a row may be at most; None: any length.
     """
 
-    def __init__(self, xml_path: Path, precision: Precision = "f32", num_threads: int = 0) -> None:
-        """Read and compile an IR (`xml_path`, its .bin beside it).
+    @property
+    def device(self) -> Device: ...
 
-        Args:
-            precision: what the arithmetic is done in; inputs and outputs keep the graph's types.
-            num_threads: cores to use; 0: all.
+    @property
+    def max_batch(self) -> int | None: ...
 
-        Raises:
-            FileNotFoundError: there is no such file.
+    @property
+    def max_length(self) -> int | None: ...
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph: arrays by input name, NumPy's or the device's -> the device's arrays by output name.
+
+        The results are the caller's own. An array of another type than the graph's is an error.
         """
-        self._compile(_read(xml_path), precision, num_threads)
-
-    @classmethod
-    def of_shapes(
-        cls, xml_path: Path, precision: Precision, num_threads: int, shapes: Iterable[Mapping[str, Sequence[int]]]
-    ) -> "list[Engine]":
-        """As the constructor, one engine for each of `shapes`; they share the file's memory.
-
-        A shape gives an input's first dimensions, by its name; the others stay as they are in the file.
-        With fixed shapes OpenVINO joins chains of arithmetic to single kernels, which it does not do otherwise.
-        """
-        model = _read(xml_path)
-        engines = []
-        for shape_of_input in shapes:
-            old_shapes = {name: list(model.input(name).get_partial_shape()) for name in shape_of_input}
-            model.reshape({name: [*shape, *old_shapes[name][len(shape) :]] for name, shape in shape_of_input.items()})
-            engine = cls.__new__(cls)
-            engine._compile(model, precision, num_threads)
-            engines.append(engine)
-        return engines
-
-    def _compile(self, model: ov.Model, precision: Precision, num_threads: int) -> None:
-        properties: dict[str, str | int] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": num_threads,
-        }
-        if precision == "f32":
-            # OpenVINO 2026.4.1 keeps a kernel that it chose for an input of one frame and goes on to use it for longer
-            # ones, where its results are wrong from then on (seen in the semantic encoder; not in bf16). Choosing
-            # kernels anew costs about 20 ms a call, little beside what float32 engines take.
-            properties["CPU_RUNTIME_CACHE_CAPACITY"] = 0
-        self._model = ov.Core().compile_model(model, "CPU", properties)
-        self._request = self._model.create_infer_request()
-        self._lock = threading.Lock()
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph: arrays by input name -> arrays by output name, the caller's own.
-
-        An output that the exporter gave several names is there under each.
-
-        Raises:
-            RuntimeError: an input's name, type or shape is not the graph's.
-        """
-        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        with self._lock:
-            results = self._request.infer(arrays, share_inputs=True)
-        return {name: array for output, array in results.items() for name in output.names}
 
 
-def _read(xml_path: Path) -> ov.Model:
-    if not xml_path.is_file():
-        raise FileNotFoundError(f"{xml_path} is missing")
-    return ov.Core().read_model(xml_path)
+class Host:
+    """The memory that NumPy's arrays are in."""
+
+    def work(self) -> AbstractContextManager[None]:
+        """As `Device.work`: NumPy's work is done when it was asked for."""
+        return nullcontext()
+
+    def zeros(self, *shape: int) -> np.ndarray:
+        """As `Device.zeros`."""
+        return np.zeros(shape, np.float32)
+
+    def to_host(self, array: np.ndarray) -> np.ndarray:
+        """As `Device.to_host`."""
+        return array
 
 
-def cpu_has_bf16(cpu_info_path: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU multiplies in bfloat16 itself. OpenVINO also takes bf16 without, and is slower then."""
-    for line in cpu_info_path.read_text().splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip() == "flags":
-            return not _BF16_CPU_FLAGS.isdisjoint(flags.split())
-    return False
+def open_engine(engine_dir: Path, graph: str, parameters: Mapping[str, str]) -> Engine:
+    """The engine of one graph, as `engine` among the parameters of the model's config.pbtxt says.
+
+    Raises:
+        FileNotFoundError: it was not built.
+        tritone.tensorrt_engine.TensorRtError: its plan does not fit this machine.
+    """
+    if uses_tensorrt(parameters):
+        from tritone.tensorrt_engine import TensorRtEngine
+
+        return TensorRtEngine(engine_dir / f"{graph}.plan")
+    from tritone.openvino_engine import OpenVinoEngine, served_precision
+
+    return OpenVinoEngine(engine_dir / f"{graph}.xml", served_precision(parameters), int(parameters["num_threads"]))
+
+
+def uses_tensorrt(parameters: Mapping[str, str]) -> bool:
+    """Whether `engine` is tensorrt, not openvino.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    name = parameters.get("engine", "openvino")
+    if name not in ("openvino", "tensorrt"):
+        raise ValueError(f"the parameter engine must be openvino or tensorrt, got {name}")
+    return name == "tensorrt"
+
+
+def run_together(
+    rows: Sequence[Row],
+    shape_of: Callable[[Row], int],
+    run: Callable[[list[Row]], Iterable[Result]],
+    max_batch: int | None,
+) -> list[Result]:
+    """What `run` gives for each row, with rows of one shape run together, at most `max_batch` of them."""
+    results: dict[int, Result] = {}
+    order = sorted(range(len(rows)), key=lambda index: shape_of(rows[index]))
+    for _, group in groupby(order, key=lambda index: shape_of(rows[index])):
+        same = list(group)
+        size = max_batch or len(same)
+        for start in range(0, len(same), size):
+            batch = same[start : start + size]
+            results |= zip(batch, run([rows[index] for index in batch]), strict=True)
+    return [results[index] for index in range(len(rows))]

@@ -15,27 +15,33 @@ import contextlib
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from pathlib import Path
 
 import grpc
 import numpy as np
 from tritonclient.grpc import InferResult
-from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from tritonclient.grpc.service_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelStreamInferResponse,
+)
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tritonclient.utils import np_to_triton_dtype
 
-from tritone.errors import InvalidInput, Unavailable
+from tritone import tracing
+from tritone.errors import InvalidInput, Unavailable, split_stream_message
 
 GRPC_URL_VARIABLE = "TRITONE_GRPC_URL"  # set by the launcher
 DEFAULT_GRPC_URL = "127.0.0.1:8001"
+# Set by the launcher when the server speaks TLS: the folder of the files whose names follow, all but the second in PEM.
+INNER_TLS_DIR_VARIABLE = "TRITONE_INNER_TLS_DIR"
+SERVER_CERTIFICATE, SERVER_NAME = "server.pem", "server-name"
+INNER_CERTIFICATE, INNER_KEY = "inner.pem", "inner.key"
 
 _CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-# makes Triton end a failed stream with a status, as it does a unary call
-_STREAM_METADATA = (("triton_grpc_error", "true"),)
 _Responses = AsyncIterable[ModelStreamInferResponse]
-_ERRORS: dict[grpc.StatusCode, type[Exception]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-}
+_ERRORS: dict[str, type[Exception]] = {"INVALID_ARGUMENT": InvalidInput, "UNAVAILABLE": Unavailable}
 
 
 class GrpcInference:
@@ -53,12 +59,24 @@ class GrpcInference:
         """
 
         async def infer() -> ModelInferResponse:
-            return await self._stub().ModelInfer(_request(model, inputs, outputs))
+            return await self._stub().ModelInfer(_request(model, inputs, outputs), metadata=tracing.metadata())
 
         try:
             return _arrays(await asyncio.shield(infer()), outputs)
         except grpc.aio.AioRpcError as error:
             raise _error(model, error) from error
+
+    async def input_shapes(self, model: str) -> dict[str, tuple[int, ...]]:
+        """The shape of each input that `model` takes; -1 where any size will do.
+
+        Raises:
+            Unavailable, RuntimeError: as the server answered.
+        """
+        try:
+            metadata = await self._stub().ModelMetadata(ModelMetadataRequest(name=model))
+        except grpc.aio.AioRpcError as error:
+            raise _error(model, error) from error
+        return {tensor.name: tuple(tensor.shape) for tensor in metadata.inputs}
 
     async def stream(
         self, model: str, inputs: Mapping[str, np.ndarray], outputs: list[str], stop: Mapping[str, np.ndarray]
@@ -72,13 +90,16 @@ class GrpcInference:
         """
         request_id = uuid.uuid4().hex
         call = self._start(_request(model, inputs, outputs, request_id))
-        has_ended = False
+        has_ended, failure = False, None
         try:
             async for response in call:
-                if response.error_message:
-                    raise RuntimeError(f"{model}: {response.error_message}")
-                yield _arrays(response.infer_response, outputs)
+                if response.error_message:  # its end follows: to leave the call before that would be to cancel it
+                    failure = _stream_error(model, response.error_message)
+                else:
+                    yield _arrays(response.infer_response, outputs)
             has_ended = True
+            if failure is not None:
+                raise failure
         except grpc.aio.AioRpcError as error:
             has_ended = True
             raise _error(model, error) from error
@@ -90,13 +111,24 @@ class GrpcInference:
                 farewell.add_done_callback(self._farewells.discard)
 
     def _start(self, request: ModelInferRequest) -> _Responses:
-        return self._stub().ModelStreamInfer(iter([request]), metadata=_STREAM_METADATA)
+        return self._stub().ModelStreamInfer(iter([request]), metadata=tracing.metadata())
 
     def _stub(self) -> GRPCInferenceServiceStub:
         if self._stub_of_loop is None:
-            url = os.environ.get(GRPC_URL_VARIABLE, DEFAULT_GRPC_URL)
-            self._stub_of_loop = GRPCInferenceServiceStub(grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS))
+            self._stub_of_loop = GRPCInferenceServiceStub(_channel())
         return self._stub_of_loop
+
+
+def _channel() -> grpc.aio.Channel:
+    url, tls_dir = os.environ.get(GRPC_URL_VARIABLE, DEFAULT_GRPC_URL), os.environ.get(INNER_TLS_DIR_VARIABLE)
+    if not tls_dir:
+        return grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        *(Path(tls_dir, name).read_bytes() for name in (SERVER_CERTIFICATE, INNER_KEY, INNER_CERTIFICATE))
+    )
+    # the certificate is for the name that others call the server by, not for the loopback
+    name = ("grpc.ssl_target_name_override", Path(tls_dir, SERVER_NAME).read_text())
+    return grpc.aio.secure_channel(url, credentials, options=[*_CHANNEL_OPTIONS, name])
 
 
 async def _read_to_the_end(*calls: _Responses) -> None:
@@ -125,4 +157,9 @@ def _arrays(response: object, outputs: list[str]) -> dict[str, np.ndarray]:
 
 
 def _error(model: str, error: grpc.aio.AioRpcError) -> Exception:
-    return _ERRORS.get(error.code(), RuntimeError)(error.details() or f"{model}: {error.code().name}")
+    return _ERRORS.get(error.code().name, RuntimeError)(error.details() or f"{model}: {error.code().name}")
+
+
+def _stream_error(model: str, text: str) -> Exception:
+    status, message = split_stream_message(text)
+    return _ERRORS[status](message) if status in _ERRORS else RuntimeError(f"{model}: {message}")

@@ -8,10 +8,13 @@ the `nvidia-pytriton` wheel, whose parts have to be put together first: see `_wh
 """
 
 import argparse
+import base64
 import contextlib
 import ctypes.util
 import http.client
 import importlib.util
+import json
+import math
 import os
 import re
 import secrets
@@ -31,8 +34,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import BinaryIO
 
-from tritone.inference import GRPC_URL_VARIABLE
+from tritone import tracing
+from tritone.access import ADMIN_HEADER, Access, AccessError
+from tritone.draining import DRAINING_DIR_VARIABLE, drained
+from tritone.inference import GRPC_URL_VARIABLE, INNER_TLS_DIR_VARIABLE
 from tritone.turns import TURNS_DIR_VARIABLE
+from tritone.voices import VOICES_DIR_VARIABLE
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_HTTP_PORT = 8000
@@ -44,10 +51,15 @@ SHARED_MEMORY_DIR = Path("/dev/shm")  # where Linux keeps POSIX shared memory
 
 # Also the limit for each Python model; Triton's own, 30 s, is too short for large weights on a slow disk.
 READY_TIMEOUT_S = 300
-# How long running requests may take to come to their end after a stop was asked for. Triton also waits for HTTP
-# clients to close their idle connections: close them before their server.
-EXIT_TIMEOUT_S = 30
+# How long running requests may take to come to their end after a stop was asked for.
+EXIT_TIMEOUT_S = 30.0
+# How long tritonserver may take after that. It waits for HTTP clients to close their idle connections: close them
+# before their server.
+TRITON_EXIT_TIMEOUT_S = 10
+KILL_TIMEOUT_S = 15  # its models unload after that
 POLL_INTERVAL_S = 0.1
+# How often it is looked whether the models' processes live. One that died is noticed within two of these.
+WATCH_INTERVAL_S = 0.5
 
 # Every Python model takes this much shared memory at once and grows by as much when it needs more.
 SHARED_MEMORY_STEP_BYTES = 4 * 1024 * 1024
@@ -89,10 +101,15 @@ class TritonServer:
     ends, however that happens: the kernel then sends it SIGTERM. That is tied to the *thread* that calls `start`, so
     call it from one that lives as long as the server shall.
 
+    When the process of one of its models dies, the server is killed: Triton would let the requests to that model wait
+    for ever. So all running requests fail at once, and whoever watches the server starts a new one.
+
     Args:
         model_repository: the folder whose sub-folders are the models
         host: the address that all three ports listen on
         http_port, grpc_port, metrics_port: the ports
+        access: TLS, and who may manage the server; plain and nobody unless said
+        exit_timeout_s: how long `stop` waits for running requests
         extra_args: further arguments for tritonserver, taken as they are
         log_path: the file that the server's log goes to; without one it goes to stderr
     """
@@ -105,6 +122,8 @@ class TritonServer:
         http_port: int = DEFAULT_HTTP_PORT,
         grpc_port: int = DEFAULT_GRPC_PORT,
         metrics_port: int = DEFAULT_METRICS_PORT,
+        access: Access | None = None,
+        exit_timeout_s: float = EXIT_TIMEOUT_S,
         extra_args: Sequence[str] = (),
         log_path: Path | None = None,
     ) -> None:
@@ -113,14 +132,21 @@ class TritonServer:
         self.http_port = http_port
         self.grpc_port = grpc_port
         self.metrics_port = metrics_port
+        self.access = access or Access()
+        self.exit_timeout_s = exit_timeout_s
         self.extra_args = tuple(extra_args)
         self.log_path = log_path
+        # On HTTP the administrator's key would cross the network in the clear: only the launcher has one there, if the
+        # others are to use TLS.
+        self._http_key = secrets.token_urlsafe() if self.access.has_tls else self.access.admin_key
         self._process: subprocess.Popen[bytes] | None = None
         self._log: _LogForwarder | None = None
+        self._watch: _ModelWatch | None = None
+        self._scratch = Path()
         self._resources = contextlib.ExitStack()
 
     @classmethod
-    def on_free_ports(cls, model_repository: Path, *, log_path: Path) -> "TritonServer":
+    def on_free_ports(cls, model_repository: Path, *, log_path: Path, access: Access | None = None) -> "TritonServer":
         """A server on ports that nobody listens on, for programs that bring their own client."""
         http_port, grpc_port, metrics_port = free_ports(3)
         return cls(
@@ -128,6 +154,7 @@ class TritonServer:
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
+            access=access,
             log_path=log_path,
         )
 
@@ -150,8 +177,8 @@ class TritonServer:
         """Start the server and wait until every model is ready.
 
         Raises:
-            ServerError: a port is taken, tritonserver cannot be run, a model does not load, or the models are
-                not ready within READY_TIMEOUT_S. Nothing is left running then.
+            ServerError: a port is taken, a folder cannot be used, tritonserver cannot be run, a model does not load, or
+                the models are not ready within READY_TIMEOUT_S. Nothing is left running then.
         """
         if self._process is not None:
             raise ServerError("this server was started before")
@@ -161,6 +188,7 @@ class TritonServer:
             self.host,
             {"HTTP_PORT": self.http_port, "GRPC_PORT": self.grpc_port, "METRICS_PORT": self.metrics_port},
         )
+        _check_voices_dir()
         _remove_leftovers()
         try:
             self._launch()
@@ -172,13 +200,13 @@ class TritonServer:
     def stop(self) -> None:
         """Let running requests come to their end, then stop the server; a Ctrl-C meanwhile stops it at once.
 
-        Calling it again does nothing.
+        From the call on the server is not ready and answers new requests with UNAVAILABLE. Calling it again does
+        nothing.
         """
         if self._process is not None:
-            self._process.terminate()
-            # Twice: tritonserver waits for the requests first and for its models to unload after that.
-            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-                self._process.wait(timeout=2 * EXIT_TIMEOUT_S)
+            if self.pid is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                    self._stop_in_order(self._process)
             with contextlib.suppress(ProcessLookupError):  # nothing is left of it, as a rule
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -186,11 +214,12 @@ class TritonServer:
             self._log.join()
         self._resources.close()
 
-    def wait(self) -> int:
-        """Wait until the server ends by itself (it crashed, or somebody else stopped it); its exit code."""
-        if self._process is None:
+    def wait(self) -> str:
+        """Wait until the server ends without `stop` (it crashed, or somebody else stopped it); what happened."""
+        if self._process is None or self._watch is None:
             raise ServerError("the server was not started")
-        return self._process.wait()
+        exit_code = self._process.wait()
+        return self._watch.finding() or f"tritonserver ended by itself with exit code {exit_code}"
 
     def __enter__(self) -> "TritonServer":
         self.start()
@@ -205,13 +234,17 @@ class TritonServer:
         # The name says whose it is: what a killed server left behind can be told by its process id.
         name = f"tritone-{os.getpid()}-{secrets.token_hex(4)}"
         self._resources.callback(_remove_shared_memory, name)
-        scratch = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-")))
-        installation = find_installation(scratch)
-        sink = self._resources.enter_context(self.log_path.open("wb")) if self.log_path else sys.stderr.buffer
+        sink = self._open_log()
+        try:
+            self._scratch = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-")))
+            installation = find_installation(self._scratch)
+            if self.access.has_tls:
+                self.access.write_inner_tls(self._scratch)
+        except OSError as error:
+            raise ServerError(f"temporary files cannot be written ({error}): TMPDIR names a folder for them") from error
         self._process = subprocess.Popen(
             [*_DIE_WITH_PARENT, *self._command(installation, shared_memory_prefix=name)],
-            env=_environment(installation, os.environ)
-            | {GRPC_URL_VARIABLE: self.grpc_url, TURNS_DIR_VARIABLE: str(scratch)},
+            env=_environment(installation, os.environ) | self._variables_of_models(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -219,6 +252,22 @@ class TritonServer:
             start_new_session=True,
         )
         self._log = _LogForwarder(self._process, sink)
+
+    def _open_log(self) -> BinaryIO:
+        if self.log_path is None:
+            return sys.stderr.buffer
+        try:
+            return self._resources.enter_context(self.log_path.open("wb", buffering=0))
+        except OSError as error:
+            raise ServerError(f"the log {self.log_path} cannot be written ({error.strerror})") from error
+
+    def _variables_of_models(self) -> dict[str, str]:
+        variables = {
+            GRPC_URL_VARIABLE: self.grpc_url,
+            TURNS_DIR_VARIABLE: str(self._scratch),
+            DRAINING_DIR_VARIABLE: str(self._scratch),
+        }
+        return variables | ({INNER_TLS_DIR_VARIABLE: str(self._scratch)} if self.access.has_tls else {})
 
     def _command(self, installation: Installation, shared_memory_prefix: str) -> list[str]:
         arguments: dict[str, object] = {
@@ -229,7 +278,9 @@ class TritonServer:
             "grpc-port": self.grpc_port,
             "metrics-address": self.host,
             "metrics-port": self.metrics_port,
-            "exit-timeout-secs": EXIT_TIMEOUT_S,
+            "exit-timeout-secs": TRITON_EXIT_TIMEOUT_S,
+            "model-control-mode": "explicit",  # all models at once, but the launcher can ask for more: `_end_readiness`
+            "load-model": "*",
         }
         if installation.backend_directory is not None:
             arguments["backend-directory"] = installation.backend_directory
@@ -239,10 +290,16 @@ class TritonServer:
             "shm-growth-byte-size": SHARED_MEMORY_STEP_BYTES,
             "stub-timeout-seconds": READY_TIMEOUT_S,
         }
+        try:
+            trace_arguments = tracing.server_arguments()
+        except ImportError as error:
+            raise ServerError(str(error)) from error
         return [
             str(installation.executable),
             *(f"--{name}={value}" for name, value in arguments.items()),
             *(f"--backend-config=python,{name}={value}" for name, value in python_backend.items()),
+            *self.access.server_arguments(self._http_key, self._scratch),
+            *trace_arguments,
             *self.extra_args,
         ]
 
@@ -257,6 +314,69 @@ class TritonServer:
             if time.monotonic() > deadline:
                 raise ServerError(self._log.explain(f"the models were not ready within {READY_TIMEOUT_S} s"))
             time.sleep(POLL_INTERVAL_S)
+        self._watch = _ModelWatch(self._process)
+
+    def _stop_in_order(self, process: subprocess.Popen[bytes]) -> None:
+        """Raises TimeoutExpired when the server does not end."""
+        with contextlib.ExitStack() as stack:
+            if self._watch is not None:  # it was ready
+                self._watch.stop()
+                self._end_readiness()
+                stack.enter_context(drained(self._scratch, self.exit_timeout_s))
+            process.terminate()
+            process.wait(timeout=KILL_TIMEOUT_S)
+
+    def _end_readiness(self) -> None:
+        """Make the server say that it is not ready.
+
+        Triton has no such command, but is not ready when a model of it could not be loaded: this one has no backend.
+        """
+        model = {"config": '{"backend": "none"}', "file:1/model": base64.b64encode(b"none").decode()}
+        connection = http.client.HTTPConnection(_connectable(self.host), self.http_port, timeout=5)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            path, body = "/v2/repository/models/the_server_is_stopping/load", json.dumps({"parameters": model})
+            connection.request("POST", path, body, {ADMIN_HEADER: self._http_key})
+            connection.getresponse().read()
+
+
+class _ModelWatch:
+    """Kills a server when the process of one of its models has died, which Triton does not mind."""
+
+    def __init__(self, server: subprocess.Popen[bytes]) -> None:
+        self._server = server
+        self._models: dict[int, str] = {}  # by process; what has died does not tell its name any more
+        self._look()
+        self._finding: str | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="model-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """From now on processes may end."""
+        self._stopped.set()
+        self._thread.join()
+
+    def finding(self) -> str | None:
+        """What was found when the server was killed; None if it has ended in another way."""
+        self._thread.join()
+        return self._finding
+
+    def _run(self) -> None:
+        found_dead: set[int] = set()
+        while not self._stopped.wait(WATCH_INTERVAL_S) and self._server.poll() is None:
+            dead = self._look()
+            if still_dead := dead & found_dead:
+                names = ", ".join(sorted(self._models[pid] for pid in still_dead))
+                self._finding = f"the process of the model {names} died, so the server was ended"
+                os.killpg(self._server.pid, signal.SIGKILL)
+                return
+            found_dead = dead
+
+    def _look(self) -> set[int]:
+        """The processes that have died. Triton collects one that it has ended itself at once: that is none of them."""
+        children = _children(self._server.pid)
+        self._models.update({pid: _model_of(pid) for pid in children if pid not in self._models})
+        return {pid for pid, state in children.items() if state == "Z"}
 
 
 class _LogForwarder:
@@ -267,6 +387,7 @@ class _LogForwarder:
         self._sink = sink
         self._last_lines: deque[str] = deque(maxlen=_NUM_LOG_LINES_IN_ERROR)
         self._failed_models: dict[str, str] = {}
+        self._has_failed = False
         self._thread = threading.Thread(target=self._forward, name="tritonserver-log", daemon=True)
         self._thread.start()
 
@@ -283,12 +404,21 @@ class _LogForwarder:
     def _forward(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._sink.write(line)
-            self._sink.flush()
+            self._write(line)
             text = line.decode(errors="replace").rstrip()
             self._last_lines.append(text)
             if failure := _FAILED_MODEL.search(text):
                 self._failed_models[failure["model"]] = failure["reason"]
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._sink.write(line)
+            self._sink.flush()
+        except OSError as error:  # a full disk: go on reading, or tritonserver would wait for that
+            if not self._has_failed:
+                self._has_failed = True
+                with contextlib.suppress(OSError):
+                    print(f"warning: lines of the server's log are lost: {error}", file=sys.stderr, flush=True)
 
 
 def free_ports(num_ports: int) -> list[int]:
@@ -385,6 +515,32 @@ def _check_ports_are_free(host: str, ports: Mapping[str, int]) -> None:
                 ) from error
 
 
+def _check_voices_dir() -> None:
+    """Raise ServerError if the folder of the stored voices is there but cannot be read; without one there are none."""
+    directory = Path(os.environ.get(VOICES_DIR_VARIABLE) or ".")
+    if directory.exists() and not (directory.is_dir() and os.access(directory, os.R_OK | os.X_OK)):
+        raise ServerError(f"{VOICES_DIR_VARIABLE}: {directory} is not a folder that can be read")
+
+
+def _children(parent_pid: int) -> dict[int, str]:
+    """The states of a process's children, in the letters of proc(5), by process id."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it is gone
+            state, parent, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(parent) == parent_pid:
+                children[int(stat.parent.name)] = state
+    return children
+
+
+def _model_of(pid: int) -> str:
+    """The model that a stub runs: the folder above its version's, where model.py lies."""
+    with contextlib.suppress(OSError, IndexError):
+        model_file = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1]
+        return Path(os.fsdecode(model_file)).parent.parent.name
+    return f"of process {pid}"
+
+
 def _is_ready(host: str, http_port: int) -> bool:
     connection = http.client.HTTPConnection(host, http_port, timeout=5)
     try:
@@ -425,6 +581,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tritone.serve",
         description="Serve a Triton model repository until Ctrl-C or SIGTERM.",
+        epilog="environment: TLS_CERT, TLS_KEY, TLS_CLIENT_CA (PEM files), ADMIN_KEY, EXIT_TIMEOUT_S, VOICES_DIR, "
+        "OTLP_URL",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model-repository", type=Path, required=True, help="the folder of the models")
@@ -436,25 +594,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
-    server = TritonServer(
-        options.model_repository,
-        host=options.host,
-        http_port=options.http_port,
-        grpc_port=options.grpc_port,
-        metrics_port=options.metrics_port,
-        extra_args=options.triton_args,
-    )
     try:
+        server = TritonServer(
+            options.model_repository,
+            host=options.host,
+            http_port=options.http_port,
+            grpc_port=options.grpc_port,
+            metrics_port=options.metrics_port,
+            access=Access.from_environment(os.environ),
+            exit_timeout_s=_exit_timeout_s(os.environ),
+            extra_args=options.triton_args,
+        )
         with server:
-            print(f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}. Ctrl-C stops it.", flush=True)
-            exit_code = server.wait()
+            print(f"ready: {_endpoints(server)}. Ctrl-C stops it.", flush=True)
+            finding = server.wait()
     except KeyboardInterrupt:
         return 0
-    except ServerError as error:
+    except (AccessError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"error: tritonserver ended by itself with exit code {exit_code}", file=sys.stderr)
+    print(f"error: {finding}", file=sys.stderr)
     return 1
+
+
+def _exit_timeout_s(environment: Mapping[str, str]) -> float:
+    text = environment.get("EXIT_TIMEOUT_S") or str(EXIT_TIMEOUT_S)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ServerError(f"EXIT_TIMEOUT_S must be a number of seconds, got {text!r}")
+    return seconds
+
+
+def _endpoints(server: TritonServer) -> str:
+    if not server.access.has_tls:
+        return f"gRPC {server.grpc_url}, HTTP {server.http_url}"
+    clients = "TLS" if server.access.tls_client_ca is None else "TLS with client certificates"
+    return f"gRPC {server.grpc_url} ({clients}), HTTP {server.http_url} (health alone: Triton's HTTP has no TLS)"
 
 
 def _raise_keyboard_interrupt(signum: int, frame: FrameType | None) -> None:

@@ -161,7 +161,8 @@ class SpeechLm:
     Args:
         engine_dir: what `build_engines.speech_lm.build_openvino_lm` wrote.
         turns: waited for before each step.
-        on_step: told after each step, on the LM's thread, how many generations are running and how many tokens it made.
+        on_step: told after each step, on the LM's thread, how many generations are running, how many wait for a place,
+            and how many tokens it made.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class SpeechLm:
         engine_dir: Path,
         settings: SpeechLmSettings | None = None,
         turns: Turns | None = None,
-        on_step: Callable[[int, int], None] = lambda num_running, num_new_tokens: None,
+        on_step: Callable[[int, int, int], None] = lambda num_running, num_waiting, num_new_tokens: None,
     ):
         self._engine_dir = engine_dir
         self._settings = settings or SpeechLmSettings()
@@ -308,7 +309,7 @@ class SpeechLm:
             self._admit()
             if self._running:
                 self._step()
-            self._on_step(len(self._running), self._num_new_tokens)
+            self._on_step(len(self._running), len(self._waiting), self._num_new_tokens)
             self._num_new_tokens = 0
         for generation in [*self._waiting, *self._running]:
             self._finish(generation, FinishReason.CANCELLED)

@@ -3,18 +3,22 @@
 from __future__ import annotations  # the stub fills `pb_utils` only after it has imported this
 
 import asyncio
+import functools
 import json
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from tritone.errors import InvalidInput, Unavailable
+from tritone import tracing
+from tritone.draining import entrance_of_server
+from tritone.errors import InvalidInput, Unavailable, stream_message
+from tritone.observations import MetricFamily
 
 CANCELLATION_POLL_S = 0.05
 # An answer that crosses its request's cancellation can crash Triton before 2.53 (server, pull request 7840): let
@@ -80,43 +84,76 @@ def respond_in_batch(
     ]
 
 
-def error_response(error: BaseException) -> pb_utils.InferenceResponse:
-    """The response for a failed request: one sentence and a status code; the details go to the log."""
+def error_response(error: BaseException, *, in_stream: bool = False) -> pb_utils.InferenceResponse:
+    """The response for a failed request: one sentence and a status code; the details go to the log.
+
+    A stream carries no status code, so there the status is the sentence's beginning, as `tritone.errors` says.
+    """
+    status, message = _told(error)
+    code = {"INVALID_ARGUMENT": "INVALID_ARG"}.get(status, status)
+    text = stream_message(status, message) if in_stream else message
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, code)))
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    """The status and the sentence that the caller gets."""
     if isinstance(error, InvalidInput):
-        return _failed(str(error), pb_utils.TritonError.INVALID_ARG)
+        return "INVALID_ARGUMENT", str(error)
     if isinstance(error, Unavailable):
-        return _failed(str(error), pb_utils.TritonError.UNAVAILABLE)
+        return "UNAVAILABLE", str(error)
     if isinstance(error, asyncio.CancelledError):
-        return _failed("the request was cancelled", pb_utils.TritonError.CANCELLED)
+        return "CANCELLED", "the request was cancelled"
     _log.error("a request failed", exc_info=error)
-    return _failed(f"internal error ({type(error).__name__}): see the server's log", pb_utils.TritonError.INTERNAL)
-
-
-def _failed(message: str, code: int) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+    return "INTERNAL", f"internal error ({type(error).__name__}): see the server's log"
 
 
 class Metric:
-    """A number on the server's metrics endpoint, for Prometheus. For one thread."""
+    """A series on the server's metrics endpoint, as `observations.Metric`. One that fails is given up; work goes on.
 
-    def __init__(self, name: str, description: str, kind: str) -> None:
-        """`kind` is "counter" or "gauge"."""
-        kinds = {"counter": pb_utils.MetricFamily.COUNTER, "gauge": pb_utils.MetricFamily.GAUGE}
-        family = pb_utils.MetricFamily(name=name, description=description, kind=kinds[kind])
-        self._family = family  # a metric ends with its family
-        self._metric = family.Metric(labels={})
+    All of a process's metrics belong to one thread: two threads that change one at the same time crash the server
+    (seen with 2.51).
+    """
+
+    def __init__(self, family: MetricFamily, labels: Mapping[str, str] | None = None) -> None:
+        self._name = family.name
         self._value = 0.0
+        self._metric: Any = None
+        with self._giving_up():
+            buckets = {"buckets": [float(bound) for bound in family.buckets]} if family.buckets else {}
+            self._metric = _triton_family(family).Metric(labels=dict(labels or {}), **buckets)
 
     def add(self, amount: float) -> None:
         """Count on."""
-        if amount:  # each change is a message to the server
-            self._metric.increment(amount)
+        if amount and self._metric is not None:  # each change is a message to the server and takes 0.1 ms
+            with self._giving_up():
+                self._metric.increment(amount)
 
     def set(self, value: float) -> None:
         """Put a gauge to a value."""
-        if value != self._value:
-            self._metric.set(value)
-            self._value = value
+        if value != self._value and self._metric is not None:
+            with self._giving_up():
+                self._metric.set(value)
+                self._value = value
+
+    def observe(self, value: float) -> None:
+        """Put a value into a histogram."""
+        if self._metric is not None:
+            with self._giving_up():
+                self._metric.observe(value)
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            _log.exception("the metric %s fails and is given up", self._name)
+            self._metric = None
+
+
+@functools.cache  # kept, since metrics end with their family
+def _triton_family(family: MetricFamily) -> Any:
+    kind = getattr(pb_utils.MetricFamily, family.kind.upper())
+    return pb_utils.MetricFamily(name=family.name, description=family.description, kind=kind)
 
 
 class RequestLoop:
@@ -130,6 +167,7 @@ class RequestLoop:
         """`args` are those of `initialize`."""
         policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
         self._is_decoupled = bool(policy.get("decoupled", False))
+        self._entrance = entrance_of_server()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="requests", daemon=True).start()
 
@@ -139,11 +177,26 @@ class RequestLoop:
         A caller that cancels or disconnects ends `answer` with CancelledError within `CANCELLATION_POLL_S`.
         """
         sender, inputs, outputs = request.get_response_sender(), input_arrays(request), request.requested_output_names()
-        asyncio.run_coroutine_threadsafe(self._serve(sender, answer(inputs), outputs), self._loop)
+        serving = self._serve(sender, answer(inputs), outputs, _traceparent(request))
+        asyncio.run_coroutine_threadsafe(self._admit(sender, serving), self._loop)
+
+    async def _admit(self, sender: pb_utils.InferenceResponseSender, serving: Coroutine[None, None, None]) -> None:
+        try:
+            with self._entrance.enter():
+                await serving
+        except Unavailable as error:
+            serving.close()
+            refusal = error_response(error, in_stream=self._is_decoupled)
+            sender.send(refusal, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     async def _serve(
-        self, sender: pb_utils.InferenceResponseSender, responses: Responses, requested: list[str]
+        self,
+        sender: pb_utils.InferenceResponseSender,
+        responses: Responses,
+        requested: list[str],
+        traceparent: str | None,
     ) -> None:
+        tracing.join(traceparent)
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
         async def send_all() -> None:
@@ -162,4 +215,10 @@ class RequestLoop:
         if task.cancelled():
             await asyncio.sleep(CANCELLED_ANSWER_DELAY_S)
         if error is not None:
-            sender.send(error_response(error), flags=final)
+            sender.send(error_response(error, in_stream=self._is_decoupled), flags=final)
+
+
+def _traceparent(request: pb_utils.InferenceRequest) -> str | None:
+    """The span that Triton made for the request; None: it traces nothing."""
+    context = request.trace().get_context()
+    return json.loads(context).get("traceparent") if context else None

@@ -8,6 +8,7 @@ import numpy as np
 
 from tritone.errors import InvalidInput
 
+VOICES_DIR_VARIABLE = "VOICES_DIR"
 VOICE_FORMAT = "tritone-voice/1"
 
 

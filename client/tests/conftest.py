@@ -25,6 +25,8 @@ class FakeTriton(GRPCInferenceServiceServicer):
     An `end_reason` of None is the answer of an older server, without that tensor.
     What else it does is chosen by the target text:
         "bad": INVALID_ARGUMENT.    "busy": UNAVAILABLE.    "nothing": a response without outputs.
+        "busy at first": UNAVAILABLE for all requests but the third.
+        "gone": a stream's first piece, then UNAVAILABLE, as from a server that is killed.
         "empty": a stream without responses.
         "long": ten minutes of speech; in a stream, in pieces of a second.
         "no such model": a stream's error message without a status.
@@ -63,6 +65,8 @@ class FakeTriton(GRPCInferenceServiceServicer):
         self, request: ModelInferRequest, context: grpc.ServicerContext
     ) -> ModelInferResponse:
         self._take(request, context)
+        if error := self._error(request):
+            context.abort(*error)
         if _text(request) == "hang":
             self._hang()
         waveform = np.zeros(LONG_S * 16000, np.float32) if _text(request) == "long" else self.waveform
@@ -73,6 +77,9 @@ class FakeTriton(GRPCInferenceServiceServicer):
     ) -> Iterator[ModelStreamInferResponse]:
         for request in requests:
             self._take(request, context)
+            if error := self._error(request):
+                yield ModelStreamInferResponse(error_message=f"{error[0].name}: {error[1]}")
+                return
             if _text(request) == "no such model":
                 yield ModelStreamInferResponse(error_message="there is no such model")
                 return
@@ -84,17 +91,23 @@ class FakeTriton(GRPCInferenceServiceServicer):
                 yield ModelStreamInferResponse(infer_response=response)
                 if _text(request) == "hang":
                     self._hang()
+                if _text(request) == "gone":
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
                 if _text(request) == "meet" and index == 0:
                     self._meeting.wait(WAIT_S)
 
     def _take(self, request: ModelInferRequest, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
-        if _text(request) == "bad":
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "target_text must be good")
-        if _text(request) == "busy":
-            context.abort(grpc.StatusCode.UNAVAILABLE, "too many requests: try again in about 2 s")
         if _text(request) == "hang":  # it never ends by itself, so its end is its cancellation
             context.add_callback(self.cancelled.set)
+
+    def _error(self, request: ModelInferRequest) -> tuple[grpc.StatusCode, str] | None:
+        text = _text(request)
+        if text == "bad":
+            return grpc.StatusCode.INVALID_ARGUMENT, "target_text must be good"
+        if text == "busy" or (text == "busy at first" and len(self.requests) != 3):
+            return grpc.StatusCode.UNAVAILABLE, "too many requests: try again in about 2 s"
+        return None
 
     def _hang(self) -> None:
         self.hanging.set()

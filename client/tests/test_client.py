@@ -17,6 +17,7 @@ from tritone_client import (
     ReferenceVoice,
     Speech,
     StoredVoice,
+    Tls,
     TokenVoice,
     Tritone,
     TritoneError,
@@ -396,6 +397,60 @@ def test_unreachable_server_is_named_by_a_stream():
     url = unused_url()
     with Tritone(url) as tritone, pytest.raises(Unavailable, match=f"no server answers at {url}"):
         list(tritone.stream("hello", voice=VOICE))
+
+
+def test_request_that_finds_the_server_busy_is_sent_again(fake_triton):
+    async def speak_async(is_stream: bool) -> list[Speech]:
+        async with AsyncTritone(fake_triton.url) as client:
+            if is_stream:
+                return [piece async for piece in client.stream("busy at first", voice=VOICE)]
+            return [await client.synthesize("busy at first", voice=VOICE)]
+
+    with Tritone(fake_triton.url) as tritone:
+        for speak in (
+            lambda: [tritone.synthesize("busy at first", voice=VOICE)],
+            lambda: list(tritone.stream("busy at first", voice=VOICE)),
+            lambda: asyncio.run(speak_async(is_stream=False)),
+            lambda: asyncio.run(speak_async(is_stream=True)),
+        ):
+            fake_triton.requests.clear()
+            assert len(Speech.join(speak()).waveform) == len(fake_triton.waveform)
+            assert len(fake_triton.requests) == 3
+
+
+def test_busy_server_is_asked_four_times_and_a_wrong_request_is_sent_once(fake_triton, tritone):
+    for text, num_requests in (("busy", 4), ("bad", 1)):
+        for speak in (tritone.synthesize, lambda *args, **options: list(tritone.stream(*args, **options))):
+            fake_triton.requests.clear()
+            with pytest.raises(TritoneError):
+                speak(text, voice=VOICE)
+            assert len(fake_triton.requests) == num_requests
+
+
+def test_stream_that_has_begun_to_speak_is_not_sent_again(fake_triton, tritone):
+    async def stream_async() -> list[Speech]:
+        async with AsyncTritone(fake_triton.url) as client:
+            return [piece async for piece in client.stream("gone", voice=VOICE)]
+
+    for stream in (lambda: list(tritone.stream("gone", voice=VOICE)), lambda: asyncio.run(stream_async())):
+        fake_triton.requests.clear()
+        with pytest.raises(Unavailable, match="Socket closed"):
+            stream()
+        assert len(fake_triton.requests) == 1
+
+
+def test_no_try_is_begun_after_the_time_limit(fake_triton):
+    with Tritone(fake_triton.url, timeout_s=0.04) as tritone:  # less than the shortest pause
+        for speak in (tritone.synthesize, lambda *args, **options: list(tritone.stream(*args, **options))):
+            fake_triton.requests.clear()
+            with pytest.raises(TritoneError):
+                speak("busy", voice=VOICE)
+            assert len(fake_triton.requests) <= 1
+
+
+def test_client_certificate_without_its_key_is_refused():
+    with pytest.raises(ValueError, match="belong together"):
+        Tls(certificate="client.pem")
 
 
 def test_client_serves_on_after_an_error(fake_triton, tritone):

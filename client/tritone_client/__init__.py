@@ -8,6 +8,7 @@ with Tritone("localhost:8001") as tritone:
 
 from tritone_client.aio import AsyncTritone
 from tritone_client.client import Tritone
+from tritone_client.connection import Tls
 from tritone_client.errors import TritoneError, Unavailable
 from tritone_client.messages import Sampling
 from tritone_client.speech import Speech
@@ -20,6 +21,7 @@ __all__ = [
     "Sampling",
     "Speech",
     "StoredVoice",
+    "Tls",
     "TokenVoice",
     "Tritone",
     "TritoneError",

@@ -1,16 +1,17 @@
 """The asyncio client: the synchronous one's methods, awaited."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Self, Unpack
 
 import grpc.aio
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tritone_client.errors import rpc_errors_as_tritone_errors
+from tritone_client.connection import CHANNEL_OPTIONS, Deadline, Tls, retry_pauses_s
+from tritone_client.errors import Unavailable, rpc_errors_as_tritone_errors
 from tritone_client.messages import (
-    CHANNEL_OPTIONS,
-    STREAM_METADATA,
     STREAM_MODEL,
     WHOLE_MODEL,
     Sampling,
@@ -18,6 +19,7 @@ from tritone_client.messages import (
     decode_stream_response,
     decode_voice,
     speech_request,
+    stream_error,
     voice_request,
 )
 from tritone_client.speech import Speech
@@ -31,10 +33,14 @@ class AsyncTritone:
     on the server. Arguments, results and errors are those of Tritone.
     """
 
-    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None) -> None:
+    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None, tls: Tls | None = None) -> None:
         self.url = url
         self.timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+            if tls is None
+            else grpc.aio.secure_channel(url, tls.credentials(), options=CHANNEL_OPTIONS)
+        )
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     async def synthesize(
@@ -82,18 +88,48 @@ class AsyncTritone:
         await self.close()
 
     async def _infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        deadline = Deadline(self.timeout_s)
+        for pause_s in retry_pauses_s():
+            try:
+                return await self._infer_once(request, deadline.left_s())
+            except Unavailable:
+                if pause_s is None or deadline.is_within(pause_s):
+                    raise
+                await asyncio.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _infer_once(self, request: ModelInferRequest, timeout_s: float | None) -> ModelInferResponse:
         with rpc_errors_as_tritone_errors(self.url):
-            call = self._stub.ModelInfer(request, timeout=self.timeout_s)
+            call = self._stub.ModelInfer(request, timeout=timeout_s)
             try:
                 return await call
             finally:
                 call.cancel()  # does nothing to a finished call; ends one whose task was cancelled
 
     async def _stream(self, request: ModelInferRequest) -> AsyncGenerator[Speech]:
+        deadline, has_begun = Deadline(self.timeout_s), False
+        for pause_s in retry_pauses_s():
+            try:
+                async with aclosing(self._stream_once(request, deadline.left_s())) as pieces:
+                    async for piece in pieces:
+                        has_begun = True
+                        yield piece
+                return
+            except Unavailable:
+                if has_begun or pause_s is None or deadline.is_within(pause_s):
+                    raise
+                await asyncio.sleep(pause_s)
+
+    async def _stream_once(self, request: ModelInferRequest, timeout_s: float | None) -> AsyncGenerator[Speech]:
         with rpc_errors_as_tritone_errors(self.url):
-            call = self._stub.ModelStreamInfer(iter([request]), metadata=STREAM_METADATA, timeout=self.timeout_s)
+            call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
+            failure = None
             try:
                 async for response in call:
-                    yield decode_stream_response(response)
+                    failure = failure or stream_error(response)
+                    if failure is None:
+                        yield decode_stream_response(response)
+                if failure is not None:  # only now: to leave a stream before its end is to cancel it
+                    raise failure
             finally:
                 call.cancel()

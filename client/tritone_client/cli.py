@@ -19,6 +19,7 @@ from typing import cast, get_args
 
 from tritone_client.aio import AsyncTritone
 from tritone_client.audio import check_writable_suffix
+from tritone_client.connection import Tls
 from tritone_client.errors import TritoneError
 from tritone_client.messages import SAMPLING_DTYPES, Sampling
 from tritone_client.output import STANDARD_OUTPUT, ProgressLine, open_output
@@ -166,6 +167,12 @@ def _add_url(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="the server's gRPC endpoint (default: %(default)s)",
     )
+    parser.add_argument("--tls", action="store_true", help="speak TLS with the server")
+    parser.add_argument(
+        "--tls-ca", metavar="FILE", help="with --tls: the authority of the server's certificate, in PEM"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="with --tls: your own certificate, for a server that asks")
+    parser.add_argument("--tls-key", metavar="FILE", help="with --tls-cert: its key")
 
 
 def say(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -178,8 +185,8 @@ def say(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         check_writable_suffix(args.output)
     text = _chosen_text(args)
     voice = _chosen_voice(args)
-    options = {name: getattr(args, name) for name in SAMPLING_DTYPES}
-    sampling = cast(Sampling, {name: value for name, value in options.items() if value is not None})
+    chosen = {name: value for name, value in vars(args).items() if name in SAMPLING_DTYPES and value is not None}
+    sampling = cast(Sampling, chosen)
 
     started_at = perf_counter()
     spoken = asyncio.run(_receive(args, text, voice, sampling))
@@ -199,10 +206,10 @@ def say(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 def make_voice(args: argparse.Namespace) -> None:
     """`tritone voice make`."""
-    reference = ReferenceVoice.from_file(args.reference, args.transcript)
+    reference, tls = ReferenceVoice.from_file(args.reference, args.transcript), _chosen_tls(args)
 
     async def request_voice() -> TokenVoice:
-        async with AsyncTritone(args.url) as tritone:
+        async with AsyncTritone(args.url, tls=tls) as tritone:
             return await tritone.make_voice(reference)
 
     asyncio.run(request_voice()).save(args.output)
@@ -245,6 +252,15 @@ def _chosen_voice(args: argparse.Namespace) -> Voice:
     return TokenVoice.load(args.voice) if Path(args.voice).suffix == ".json" else StoredVoice(args.voice)
 
 
+def _chosen_tls(args: argparse.Namespace) -> Tls | None:
+    files = (args.tls_ca, args.tls_cert, args.tls_key)
+    if not args.tls:
+        if files != (None, None, None):
+            raise ValueError("--tls-ca, --tls-cert and --tls-key need --tls")
+        return None
+    return Tls(*files)
+
+
 @dataclass(frozen=True)
 class _Spoken:
     """What is kept of speech whose samples are in the output: not those, since they may be many minutes."""
@@ -261,7 +277,7 @@ async def _receive(args: argparse.Namespace, text: str, voice: Voice, sampling: 
         TritoneError: the server refused the request, failed or gave no audio.
     """
     last_piece, duration_s, first_audio_at = None, 0.0, perf_counter()
-    async with AsyncTritone(args.url) as tritone:
+    async with AsyncTritone(args.url, tls=_chosen_tls(args)) as tritone:
         with ExitStack() as open_files:
             async with aclosing(_speak(args, tritone, text, voice, sampling)) as speaking:
                 async for piece in speaking:

@@ -5,6 +5,7 @@ Python code, it can leave a lock locked, and then even closing the channel hangs
 whose waiting is C code that can be interrupted, and other threads fill it.
 """
 
+import time
 from collections.abc import Generator, Iterable
 from queue import SimpleQueue
 from threading import Thread
@@ -14,10 +15,9 @@ import grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tritone_client.errors import rpc_errors_as_tritone_errors
+from tritone_client.connection import CHANNEL_OPTIONS, Deadline, Tls, retry_pauses_s
+from tritone_client.errors import Unavailable, rpc_errors_as_tritone_errors
 from tritone_client.messages import (
-    CHANNEL_OPTIONS,
-    STREAM_METADATA,
     STREAM_MODEL,
     WHOLE_MODEL,
     Sampling,
@@ -25,6 +25,7 @@ from tritone_client.messages import (
     decode_stream_response,
     decode_voice,
     speech_request,
+    stream_error,
     voice_request,
 )
 from tritone_client.speech import Speech
@@ -37,14 +38,27 @@ class Tritone:
     What is left early (Ctrl-C, a stream that is closed or dropped, close()) is cancelled on the server.
 
     Args:
-        url: host and port of the server's gRPC endpoint. It is contacted by the first request, not here.
-        timeout_s: the longest that a request may take, a stream to its end; None: no limit.
+        url: host and port of the server's gRPC endpoint. It is contacted by the first request, not here. Of a name with
+            several addresses (`dns:///tritone:8001`), or of several addresses (`ipv4:10.0.0.1:8001,10.0.0.2:8001`), the
+            requests go to each in turn.
+        timeout_s: the longest that a request may take, a stream to its end, retries included; None: no limit.
+        tls: speak TLS; None: plain.
+
+    A request that finds its server busy, stopping or gone is sent again after a moment, at most three times within
+    about a second, to the next server where there are several. A stream that has begun to speak is not: it fails.
+
+    Raises:
+        OSError: a file of `tls` cannot be read.
     """
 
-    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None) -> None:
+    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None, tls: Tls | None = None) -> None:
         self.url = url
         self.timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
+            if tls is None
+            else grpc.secure_channel(url, tls.credentials(), options=CHANNEL_OPTIONS)
+        )
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     def synthesize(
@@ -115,8 +129,19 @@ class Tritone:
         self.close()
 
     def _infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        deadline = Deadline(self.timeout_s)
+        for pause_s in retry_pauses_s():
+            try:
+                return self._infer_once(request, deadline.left_s())
+            except Unavailable:
+                if pause_s is None or deadline.is_within(pause_s):
+                    raise
+                time.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _infer_once(self, request: ModelInferRequest, timeout_s: float | None) -> ModelInferResponse:
         with rpc_errors_as_tritone_errors(self.url):
-            call = self._stub.ModelInfer.future(request, timeout=self.timeout_s)
+            call = self._stub.ModelInfer.future(request, timeout=timeout_s)
             finished: SimpleQueue[object] = SimpleQueue()
             call.add_done_callback(finished.put)
             try:
@@ -126,16 +151,34 @@ class Tritone:
                 call.cancel()  # does nothing to a finished call; ends one that Ctrl-C interrupted
 
     def _stream(self, request: ModelInferRequest) -> Generator[Speech]:
+        deadline, has_begun = Deadline(self.timeout_s), False
+        for pause_s in retry_pauses_s():
+            try:
+                for piece in self._stream_once(request, deadline.left_s()):
+                    has_begun = True
+                    yield piece
+                return
+            except Unavailable:
+                if has_begun or pause_s is None or deadline.is_within(pause_s):
+                    raise
+                time.sleep(pause_s)
+
+    def _stream_once(self, request: ModelInferRequest, timeout_s: float | None) -> Generator[Speech]:
         with rpc_errors_as_tritone_errors(self.url):
-            call = self._stub.ModelStreamInfer(iter([request]), metadata=STREAM_METADATA, timeout=self.timeout_s)
+            call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
             arrived: _Arrived = SimpleQueue()
             reader = Thread(target=_read, args=(call, arrived), daemon=True)
             reader.start()
+            failure = None
             try:
                 while (item := arrived.get()) is not None:
                     if isinstance(item, grpc.RpcError):
                         raise item
-                    yield decode_stream_response(item)
+                    failure = failure or stream_error(item)
+                    if failure is None:
+                        yield decode_stream_response(item)
+                if failure is not None:  # only now: to leave a stream before its end is to cancel it
+                    raise failure
             finally:
                 call.cancel()
                 reader.join()  # a thread that is within gRPC when the interpreter exits can hang it

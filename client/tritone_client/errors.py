@@ -39,6 +39,6 @@ def rpc_errors_as_tritone_errors(url: str) -> Iterator[None]:
         if status != "UNAVAILABLE":
             raise TritoneError(status, details) from error
         # A busy server is UNAVAILABLE too, with a sentence of its own; only gRPC's text tells the two apart.
-        if "failed to connect" in details or "DNS resolution failed" in details:
+        if "failed to connect" in details.lower() or "DNS resolution failed" in details:
             raise Unavailable(f"no server answers at {url} ({details})") from error
         raise Unavailable(details) from error

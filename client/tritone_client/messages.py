@@ -6,6 +6,7 @@ no interface. Over the stubs each client here is a few lines, and every stream i
 ends, fails and is cancelled alone.
 """
 
+import re
 from typing import TypedDict
 
 import numpy as np
@@ -13,7 +14,7 @@ from tritonclient.grpc import InferResult
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
-from tritone_client.errors import TritoneError
+from tritone_client.errors import TritoneError, Unavailable
 from tritone_client.speech import Speech
 from tritone_client.tensors import number_tensor, text_tensor
 from tritone_client.voices import ReferenceVoice, TokenVoice, Voice
@@ -21,11 +22,9 @@ from tritone_client.voices import ReferenceVoice, TokenVoice, Voice
 WHOLE_MODEL = "spark_tts"
 STREAM_MODEL = "spark_tts_stream"
 
-# gRPC's default limit of a received message, 4 MB, is about a minute of speech; ten minutes are 38 MB.
-CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
-
-# Makes Triton end a failed stream with a gRPC status, as it does for a unary call, instead of a text alone.
-STREAM_METADATA = (("triton_grpc_error", "true"),)
+# A failed stream's status is the beginning of its message. With the metadata `triton_grpc_error` Triton would send it
+# as gRPC's, but Triton 2.51 crashes when some such streams fail at the same time: do not send that.
+_STREAM_ERROR = re.compile(r"(?P<status>INVALID_ARGUMENT|UNAVAILABLE|CANCELLED|INTERNAL): (?P<message>.*)", re.DOTALL)
 
 
 class Sampling(TypedDict, total=False):
@@ -95,14 +94,26 @@ def decode_speech(response: ModelInferResponse) -> Speech:
     return Speech(waveform, global_tokens, semantic_tokens, end_reason=reason)
 
 
+def stream_error(response: ModelStreamInferResponse) -> TritoneError | None:
+    """The error that a stream's response tells of; None: it holds a piece of speech."""
+    if not response.error_message:
+        return None
+    told = _STREAM_ERROR.fullmatch(response.error_message)
+    if told is None:  # Triton's own, as for a model that it does not have
+        return TritoneError("UNKNOWN", response.error_message)
+    if told["status"] == "UNAVAILABLE":
+        return Unavailable(told["message"])
+    return TritoneError(told["status"], told["message"])
+
+
 def decode_stream_response(response: ModelStreamInferResponse) -> Speech:
     """The piece of speech in a stream's response.
 
     Raises:
-        TritoneError: the stream reports an error without ending, as for a model that it does not have.
+        TritoneError: it holds none.
     """
-    if response.error_message:
-        raise TritoneError("UNKNOWN", response.error_message)
+    if (error := stream_error(response)) is not None:
+        raise error
     return decode_speech(response.infer_response)
 
 

@@ -1,12 +1,14 @@
 """The load benchmark on a real server: what its clients count and what the server counts are the same work."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from benchmark.results import Run, RunSettings
 from benchmark.run import LM_TOKENS, measure_run
 from benchmark.worklists import load_worklist
+from build_engines.checkpoint import Checkpoint
 from tritone.serve import TritonServer
 
 NUM_REQUESTS = 4
@@ -45,7 +47,8 @@ def test_the_server_counts_the_same_work(run: Run) -> None:
         assert server.memory_mb is not None and server.memory_mb > 100
 
 
-def test_the_server_says_what_it_is(run: Run) -> None:
+def test_the_server_says_what_it_is(run: Run, demo_checkpoint: Path) -> None:
+    assert run.environment["checkpoint"] == Checkpoint.open(demo_checkpoint).fingerprint()
     assert run.environment["server"].startswith("triton 2.")
     assert run.environment["precision"]["speech_lm"] == "int8"
     assert run.environment["is_on_this_machine"]

@@ -1,35 +1,29 @@
 """The codec's three engines as the server runs them: what goes in is checked, rows of one shape run together."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from tritone.audio import check_reference, normalize_volume, reference_clip
-from tritone.engines import Engine, Precision, cpu_has_bf16
+from tritone.engines import Engine, open_engine, run_together
 from tritone.errors import InvalidInput
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.tokens import check_codes
-from tritone.spark_tts.vocoder import VocoderEngine
+from tritone.spark_tts.vocoder import VocoderEngine, VocoderRow
 from tritone.turns import Turns
 
 Inputs = Mapping[str, np.ndarray]
-Row = TypeVar("Row")
 Encoder = TypeVar("Encoder", bound="_ReferenceEncoder")
-
-
-def _precision(parameters: Mapping[str, str]) -> Precision:
-    """As the config.pbtxt says, but bf16 only where the CPU has it; elsewhere it would be slower than f32."""
-    return "bf16" if parameters["precision"] == "bf16" and cpu_has_bf16() else "f32"
 
 
 class _ReferenceEncoder:
     """An engine that hears reference audio."""
 
     graph: str
+    input: str
+    output: str
 
     def __init__(self, engine: Engine, facts: ModelFacts, parameters: Mapping[str, str]) -> None:
         self._engine = engine
@@ -38,9 +32,8 @@ class _ReferenceEncoder:
 
     @classmethod
     def load(cls: type[Encoder], directory: Path, parameters: Mapping[str, str]) -> Encoder:
-        """Compile the engine in a model's version folder, as the parameters of its config.pbtxt say."""
-        path = directory / "engine" / f"{cls.graph}.xml"
-        engine = Engine(path, _precision(parameters), int(parameters["num_threads"]))
+        """Open the engine in a model's version folder, as the parameters of its config.pbtxt say."""
+        engine = open_engine(directory / "engine", cls.graph, parameters)
         return cls(engine, ModelFacts.load(directory), parameters)
 
     def rows(self, inputs: Inputs) -> list[np.ndarray]:
@@ -64,22 +57,30 @@ class _ReferenceEncoder:
         )
         return (normalize_volume(waveform) if self._facts.normalize_volume else waveform).astype(np.float32)
 
+    def _encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The tokens of each waveform; padding would change them, so those of one length run together."""
+
+        def run(same: list[np.ndarray]) -> np.ndarray:
+            tokens = self._engine.run({self.input: np.stack(same)})[self.output]
+            return self._engine.device.to_host(tokens)
+
+        return run_together(waveforms, len, run, self._engine.max_batch)
+
 
 class SpeakerEncoder(_ReferenceEncoder):
     """Reference audio to global tokens."""
 
-    graph = "speaker_encoder"
+    graph, input, output = "speaker_encoder", "reference_clip", "global_tokens"
 
     def run(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         """INT32 [32] for each prepared waveform FP32 [n]."""
-        clips = np.stack([reference_clip(row, self._facts.num_reference_samples) for row in rows])
-        return list(self._engine.run({"reference_clip": clips})["global_tokens"])
+        return self._encode([reference_clip(row, self._facts.num_reference_samples) for row in rows])
 
 
 class SemanticEncoder(_ReferenceEncoder):
     """Reference audio to semantic tokens."""
 
-    graph = "semantic_encoder"
+    graph, input, output = "semantic_encoder", "wav", "semantic_tokens"
 
     def rows(self, inputs: Inputs) -> list[np.ndarray]:
         """As the base class; the rows of one request become one tensor, so they have one length."""
@@ -89,18 +90,8 @@ class SemanticEncoder(_ReferenceEncoder):
         return rows
 
     def run(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """INT32 [m] for each prepared waveform FP32 [n]; padding would change tokens, so equal lengths run together."""
-        return _run_by_shape(rows, len, lambda same: self._engine.run({"wav": np.stack(same)})["semantic_tokens"])
-
-
-@dataclass(frozen=True)
-class VocoderRow:
-    """Global tokens [32] and semantic tokens [m] of an utterance; the samples of tokens [begin, end) are wanted."""
-
-    global_tokens: np.ndarray
-    semantic_tokens: np.ndarray
-    begin: int
-    end: int
+        """INT32 [m] for each prepared waveform FP32 [n]."""
+        return self._encode(rows)
 
 
 class Vocoder:
@@ -112,16 +103,10 @@ class Vocoder:
 
     @classmethod
     def load(cls, directory: Path, parameters: Mapping[str, str], turns: Turns | None = None) -> "Vocoder":
-        """Compile the engines in a model's version folder, as the parameters of its config.pbtxt say."""
+        """Open the engines in a model's version folder, as the parameters of its config.pbtxt say."""
         facts = ModelFacts.load(directory)
-        engine = VocoderEngine(
-            directory / "engine",
-            facts.wave_field_tokens,
-            _precision(parameters),
-            int(parameters["num_threads"]),
-            turns=turns,
-        )
-        return cls(engine, facts)
+        fields = (facts.receptive_field_tokens, facts.wave_field_tokens)
+        return cls(VocoderEngine.open(directory / "engine", *fields, parameters, turns), facts)
 
     def rows(self, inputs: Inputs) -> list[VocoderRow]:
         """The rows of one request.
@@ -150,16 +135,4 @@ class Vocoder:
 
     def run(self, rows: Sequence[VocoderRow]) -> list[np.ndarray]:
         """FP32 [samples_per_token (end - begin)] for each row."""
-        return [self._engine.decode(row.global_tokens, row.semantic_tokens, row.begin, row.end) for row in rows]
-
-
-def _run_by_shape(
-    rows: Sequence[Row], shape_of: Callable[[Row], int], run: Callable[[list[Row]], np.ndarray]
-) -> list[np.ndarray]:
-    """What `run` gives for each row, with rows of one shape run together."""
-    results: dict[int, np.ndarray] = {}
-    order = sorted(range(len(rows)), key=lambda i: shape_of(rows[i]))
-    for _, same in groupby(order, key=lambda i: shape_of(rows[i])):
-        indices = list(same)
-        results |= zip(indices, run([rows[i] for i in indices]), strict=True)
-    return [results[i] for i in range(len(rows))]
+        return self._engine.decode(rows)

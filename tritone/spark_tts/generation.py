@@ -9,6 +9,7 @@ from enum import Enum
 
 import numpy as np
 
+from tritone.observations import UNOBSERVED, Observation, Stage
 from tritone.run_on import RepetitionDetector
 from tritone.spark_tts.models import Phase, SparkTtsModels
 from tritone.spark_tts.request import Sampling
@@ -61,9 +62,11 @@ class SegmentGeneration:
     seed as long as nobody has used a token of it; then, and after the last attempt, it is cut and marked.
     """
 
-    def __init__(self, models: SparkTtsModels, plan: SegmentPlan) -> None:
+    def __init__(self, models: SparkTtsModels, plan: SegmentPlan, observation: Observation = UNOBSERVED) -> None:
         self._models = models
         self._plan = plan
+        self._observation = observation
+        self._attempt = 0
         self._ids: list[int] = []
         self._num_used = 0
         self._progress = asyncio.Event()
@@ -108,22 +111,41 @@ class SegmentGeneration:
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    async def _run(self) -> EndReason:
-        for attempt in range(self._plan.max_attempts):
-            end_reason = await self._attempt(attempt)
-            if end_reason is not EndReason.RUN_ON or self._num_used:
-                break
-            logger.warning("speech did not end: attempt %d of %d", attempt + 1, self._plan.max_attempts)
-        return end_reason
+    def try_again(self) -> bool:
+        """Begin anew with another seed, once it has ended or was closed; for a caller who has let nobody hear a token.
 
-    async def _attempt(self, attempt: int) -> EndReason:
+        Returns:
+            False: all attempts were made, and nothing happens.
+        """
+        if not self._next_attempt():
+            return False
+        self._num_used = 0
+        self._task = asyncio.ensure_future(self._run())
+        return True
+
+    def _next_attempt(self) -> bool:
+        logger.warning("speech did not end: attempt %d of %d", self._attempt + 1, self._plan.max_attempts)
+        if self._attempt + 1 == self._plan.max_attempts:
+            return False
+        self._attempt += 1
         self._ids.clear()
+        self._observation.retried()
+        return True
+
+    async def _run(self) -> EndReason:
+        while True:
+            end_reason = await self._generate()
+            if end_reason is not EndReason.RUN_ON or self._num_used or not self._next_attempt():
+                return end_reason
+
+    async def _generate(self) -> EndReason:
         repetition = RepetitionDetector(self._plan.tokens_per_s)
         sampling = dataclasses.replace(
-            self._plan.sampling, seed=derived_seed(self._plan.sampling.seed, self._plan.index, attempt)
+            self._plan.sampling, seed=derived_seed(self._plan.sampling.seed, self._plan.index, self._attempt)
         )
         async with aclosing(self._models.generate(self._plan.prompt, self._plan.phase, sampling)) as groups:
             async for group in groups:
+                self._observation.reached(Stage.FIRST_TOKENS)
                 self._ids += group
                 self._progress.set()
                 if not self._plan.is_of_fixed_length:

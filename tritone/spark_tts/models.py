@@ -5,10 +5,11 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tritone.spark_tts.lm_tensors import LmTensors
 from tritone.spark_tts.request import Sampling
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
 
@@ -25,6 +26,14 @@ class Inference(Protocol):
         self, model: str, inputs: Tensors, outputs: list[str], stop: Tensors
     ) -> AsyncGenerator[dict[str, np.ndarray], None]:
         """One request, its responses as they come; closing the generator early sends `stop` under the same id."""
+
+
+@runtime_checkable
+class DescribedInference(Inference, Protocol):
+    """Calls served models, which can be asked what they take. Engines driven without a server take the newest names."""
+
+    async def input_shapes(self, model: str) -> dict[str, tuple[int, ...]]:
+        """The shape of each input of a model, the batch axis among it where there is one; -1: any size."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class SparkTtsModels:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
+        self._lm_tensors: LmTensors | None = None  # asked for at first use: until then the model may not be loaded
 
     async def speaker_tokens(self, waveform: np.ndarray) -> np.ndarray:
         """Global tokens INT32 [32] of reference audio FP32 [n]; needs no wav2vec2."""
@@ -83,13 +93,14 @@ class SparkTtsModels:
             RuntimeError: the language model emitted what the phase does not allow.
         """
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        # greedy by top_k and not by temperature 0, which TensorRT-LLM only comes near to
+        top_k, temperature = (1, 1.0) if sampling.is_greedy else (sampling.top_k, sampling.temperature)
         inputs: dict[str, np.ndarray] = {
             "input_ids": np.array(prompt, np.int32),
             "input_lengths": np.array([len(prompt)], np.int32),
             "request_output_len": np.array([phase.max_tokens], np.int32),
-            "min_tokens": np.array([phase.min_tokens], np.int32),
-            "temperature": np.array([sampling.temperature], np.float32),
-            "runtime_top_k": np.array([sampling.top_k], np.int32),
+            "temperature": np.array([temperature], np.float32),
+            "runtime_top_k": np.array([top_k], np.int32),
             "runtime_top_p": np.array([sampling.top_p], np.float32),
             "repetition_penalty": np.array([sampling.repetition_penalty], np.float32),
             "seed": np.array([seed], np.uint64),
@@ -97,9 +108,16 @@ class SparkTtsModels:
             "exclude_input_in_output": np.array([True]),
         }
         if phase.end_id is not None:
-            inputs["end_id"] = np.array([phase.end_id], np.int32)
+            inputs["end_id"] = inputs["pad_id"] = np.array([phase.end_id], np.int32)
+            # never without an end: TensorRT-LLM would write to the logit of token -1, outside its memory
+            inputs["min_tokens"] = np.array([phase.min_tokens], np.int32)
         stop = {name: inputs[name] for name in ("input_ids", "input_lengths", "request_output_len")}
         stop |= {"stop": np.array([True])}
+        lm_tensors = await self._tensors_of_lm()
+        if lm_tensors is not None:
+            ends = [] if phase.end_id is None else [range(phase.end_id, phase.end_id + 1)]
+            inputs = lm_tensors.request(inputs, [phase.allowed, *ends])
+            stop = lm_tensors.request(stop)
         num_ids = 0
         stream = self._inference.stream("speech_lm", inputs, ["output_ids", "sequence_length"], stop)
         async with aclosing(stream) as responses:
@@ -115,6 +133,11 @@ class SparkTtsModels:
                     yield ids
         if phase.end_id is None and num_ids != phase.max_tokens:
             raise RuntimeError(f"speech_lm emitted {num_ids} ids of {phase.max_tokens}")
+
+    async def _tensors_of_lm(self) -> LmTensors | None:
+        if self._lm_tensors is None and isinstance(self._inference, DescribedInference):
+            self._lm_tensors = LmTensors.from_shapes(await self._inference.input_shapes("speech_lm"))
+        return self._lm_tensors
 
 
 def _reference(waveform: np.ndarray) -> dict[str, np.ndarray]:

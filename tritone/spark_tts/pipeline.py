@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tritone.observations import UNOBSERVED, Observation, Stage
 from tritone.run_on import SilenceDetector, token_budget
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.generation import EndReason, SegmentGeneration, SegmentPlan
@@ -24,6 +25,9 @@ from tritone.voices import TokenVoice
 from tritone.windows import CrossFade, Playback, StreamSettings, StreamWindows, WholeWindows, Windows
 
 WHOLE_CHUNK_TOKENS = 172  # with its context the largest window of the vocoder's engine
+
+# The samples of one segment, FP32 [n] each, and with the last of them why it ends.
+Pieces = AsyncGenerator[tuple[np.ndarray, EndReason | None], None]
 
 
 @dataclass(frozen=True)
@@ -89,46 +93,59 @@ class Pipeline:
         self._stream_settings = stream_settings
         self._references = ReferenceCache(self._tokenize, settings.cached_references)
 
-    async def whole(self, request: SynthesisRequest) -> Speech:
+    async def whole(self, request: SynthesisRequest, observation: Observation = UNOBSERVED) -> Speech:
         """All of the speech at once, each segment decoded exactly when it is complete."""
 
         def new_windows(_playback: Playback) -> Windows:
             return WholeWindows(self._facts.receptive_field_tokens, WHOLE_CHUNK_TOKENS)
 
-        pieces = [speech async for speech in self._speak(request, new_windows, self._settings.concurrent_segments)]
+        speeches = self._speak(request, observation, new_windows, is_streamed=False)
+        pieces = [speech async for speech in speeches]
         return dataclasses.replace(pieces[-1], waveform=np.concatenate([piece.waveform for piece in pieces]))
 
-    def stream(self, request: SynthesisRequest) -> AsyncGenerator[Speech, None]:
+    def stream(self, request: SynthesisRequest, observation: Observation = UNOBSERVED) -> AsyncGenerator[Speech, None]:
         """The speech in pieces that a client only concatenates; the language model goes on while pieces are decoded."""
 
         def new_windows(playback: Playback) -> Windows:
             field = self._facts.receptive_field_tokens
             return StreamWindows(self._stream_settings, field, self._facts.tokens_per_s, playback)
 
-        # the first segment alone until its first piece is out: nothing shall delay that
-        return self._speak(request, new_windows, 1)
+        return self._speak(request, observation, new_windows, is_streamed=True)
 
     async def _speak(
-        self, request: SynthesisRequest, new_windows: Callable[[Playback], Windows], segments_at_first: int
+        self,
+        request: SynthesisRequest,
+        observation: Observation,
+        new_windows: Callable[[Playback], Windows],
+        is_streamed: bool,
     ) -> AsyncGenerator[Speech, None]:
         segments = await asyncio.to_thread(self._split, request)
-        voice = await self._settle_voice(request, segments[0].text)
+        voice = await self._settle_voice(request, segments[0].text, observation)
         plans = [self._plan(request, voice, index, segment) for index, segment in enumerate(segments)]
         generations: list[SegmentGeneration] = []
 
         def start_until(num_segments: int) -> None:
-            generations.extend(SegmentGeneration(self._models, plan) for plan in plans[len(generations) : num_segments])
+            for plan in plans[len(generations) : num_segments]:
+                generations.append(SegmentGeneration(self._models, plan, observation))
 
         playback = Playback()
         max_samples = self._max_tokens(request) * self._facts.samples_per_token
         max_silence_s = self._settings.max_silence_s if request.fixed_tokens is None else math.inf
         joiner = SegmentJoiner(segments, self._facts.sample_rate_hz, max_samples)
         said: list[np.ndarray] = []  # the semantic tokens of each segment
+
+        def decode(generation: SegmentGeneration) -> Pieces:
+            windows = new_windows(playback)
+            return self._decode(generation, voice.global_tokens, windows, max_silence_s, observation)
+
+        # of a stream the first segment alone until its first piece is out: nothing shall delay that
+        segments_at_first = 1 if is_streamed else self._settings.concurrent_segments
+        observation.reached(Stage.PREFILL)
         try:
             for index in range(len(segments)):
                 start_until(index + segments_at_first)
                 generation, num_spoken = generations[index], 0
-                pieces = self._decode(generation, voice.global_tokens, new_windows(playback), max_silence_s)
+                pieces = decode(generation) if is_streamed else _in_one_piece(generation, decode)
                 async with aclosing(pieces):
                     async for piece, segment_end in pieces:
                         start_until(index + self._settings.concurrent_segments)
@@ -146,8 +163,13 @@ class Pipeline:
             await asyncio.gather(*(generation.close() for generation in generations))
 
     async def _decode(
-        self, generation: SegmentGeneration, global_tokens: np.ndarray, windows: Windows, max_silence_s: float
-    ) -> AsyncGenerator[tuple[np.ndarray, EndReason | None], None]:
+        self,
+        generation: SegmentGeneration,
+        global_tokens: np.ndarray,
+        windows: Windows,
+        max_silence_s: float,
+        observation: Observation,
+    ) -> Pieces:
         """The samples of one segment piece by piece, and with the last one why it ends."""
         cross_fade = CrossFade()
         silence = SilenceDetector(self._facts.sample_rate_hz, max_silence_s)
@@ -161,12 +183,14 @@ class Pipeline:
                 continue
             if generation.has_ended and window.keep_end == generation.num_tokens:
                 end_reason = generation.end_reason
+            observation.reached(Stage.FIRST_WINDOW)
             samples = await self._models.decode(
                 global_tokens,
                 generation.semantic_tokens(window.begin, window.end),
                 window.keep_begin - window.begin,
                 window.keep_end + window.fade - window.begin,
             )
+            observation.reached(Stage.REMAINDER)
             samples = cross_fade.join(samples, window.fade * self._facts.samples_per_token)
             silence.feed(samples)
             if silence.num_good is not None:
@@ -197,12 +221,14 @@ class Pipeline:
     def _max_tokens(self, request: SynthesisRequest) -> int:
         return request.fixed_tokens or max(1, int(request.max_audio_s * self._facts.tokens_per_s))
 
-    async def _settle_voice(self, request: SynthesisRequest, first_text: str) -> _SettledVoice:
+    async def _settle_voice(
+        self, request: SynthesisRequest, first_text: str, observation: Observation
+    ) -> _SettledVoice:
         voice = request.voice
         if isinstance(voice, ControlledVoice):
             return await self._invent_voice(request, voice, first_text)
         if isinstance(voice, ReferenceVoice):
-            voice = await self._references.get(voice)
+            voice = await self._references.get(voice, observation)
         cloned: TokenVoice = voice
         return _SettledVoice(cloned.global_tokens, lambda text: self._prompts.clone(text, cloned))
 
@@ -230,6 +256,17 @@ class Pipeline:
             token_values(speaker, t.global_tokens),
             lambda text: [*self._prompts.controlled(text, voice.style), *chosen],
         )
+
+
+async def _in_one_piece(generation: SegmentGeneration, decode: Callable[[SegmentGeneration], Pieces]) -> Pieces:
+    """A segment that nobody hears before it is complete; so one that does not end can be generated again, however late
+    that is seen."""
+    while True:
+        pieces = [piece async for piece in decode(generation)]
+        end_reason = pieces[-1][1]
+        if end_reason is not EndReason.RUN_ON or not generation.try_again():
+            yield np.concatenate([samples for samples, _ in pieces]), end_reason
+            return
 
 
 def _wanted_syllables_per_s(request: SynthesisRequest) -> float | None:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tritone.observations import UNOBSERVED, Observation
 from tritone.spark_tts.request import ReferenceVoice
 from tritone.voices import TokenVoice
 
@@ -22,13 +23,14 @@ class ReferenceCache:
         self._max_voices = max_voices
         self._tasks: OrderedDict[bytes, asyncio.Task[TokenVoice]] = OrderedDict()
 
-    async def get(self, voice: ReferenceVoice) -> TokenVoice:
+    async def get(self, voice: ReferenceVoice, observation: Observation = UNOBSERVED) -> TokenVoice:
         """The tokens of `voice`; requests for it at the same time share the work.
 
         A caller who is cancelled leaves it to the others. A failure is not kept.
         """
         key = _content_hash(voice)
         task = self._tasks.get(key)
+        observation.looked_up_voice(task is not None)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(self._tokenize(voice))
             task.add_done_callback(lambda done: self._drop_failed(key, done))

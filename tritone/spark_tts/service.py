@@ -10,16 +10,18 @@ from typing import TypeVar
 import numpy as np
 
 from tritone.admission import Admission, AdmissionSettings
+from tritone.observations import Observation, Observations
 from tritone.spark_tts.facts import ModelFacts
 from tritone.spark_tts.models import Inference, SparkTtsModels, Tensors
 from tritone.spark_tts.pipeline import Pipeline, PipelineSettings, Speech
 from tritone.spark_tts.prompts import Prompts
-from tritone.spark_tts.request import Limits, RequestParser
-from tritone.voices import VoiceLibrary
+from tritone.spark_tts.request import ControlledVoice, Limits, ReferenceVoice, RequestParser, SynthesisRequest
+from tritone.voices import VOICES_DIR_VARIABLE, TokenVoice, VoiceLibrary
 from tritone.windows import StreamSettings
 
-VOICES_DIR_VARIABLE = "VOICES_DIR"
 DEFAULT_VOICES_DIR = "voices"
+
+_VOICE_KINDS = {ReferenceVoice: "reference", TokenVoice: "tokens", ControlledVoice: "controlled"}
 
 Settings = TypeVar("Settings", Limits, AdmissionSettings, PipelineSettings, StreamSettings)
 
@@ -31,14 +33,23 @@ class Service:
     parser: RequestParser
     admission: Admission
     pipeline: Pipeline
+    observations: Observations
+    sample_rate_hz: int
 
     @classmethod
-    def load(cls, directory: Path, parameters: Mapping[str, str], inference: Inference) -> "Service":
+    def load(
+        cls,
+        directory: Path,
+        parameters: Mapping[str, str],
+        inference: Inference,
+        observations: Observations | None = None,
+    ) -> "Service":
         """
         Args:
             directory: holds `tokenizer.json` and `model.json`, as `build_engines` writes them.
             parameters: of the model's config.pbtxt; those named like a field of a settings class count.
             inference: how the pipeline calls its models.
+            observations: of the requests; None: nobody watches.
         """
         facts = ModelFacts.load(directory)
         prompts = Prompts(directory / "tokenizer.json")
@@ -53,7 +64,9 @@ class Service:
             _settings(PipelineSettings, parameters),
             _settings(StreamSettings, parameters),
         )
-        return cls(parser, Admission(_settings(AdmissionSettings, parameters)), pipeline)
+        admission, observations = _settings(AdmissionSettings, parameters), observations or Observations()
+        observations.limit.set(admission.max_requests)
+        return cls(parser, Admission(admission), pipeline, observations, facts.sample_rate_hz)
 
     async def whole(self, inputs: Tensors) -> AsyncGenerator[dict[str, np.ndarray], None]:
         """The one response of the unary model.
@@ -62,15 +75,26 @@ class Service:
             InvalidInput: the request cannot be understood.
             Unavailable: too many are being served.
         """
-        with self.admission.enter():
-            yield _response(await self.pipeline.whole(self.parser.parse(inputs)))
+        with self.observations.request() as observation, self.admission.enter():
+            speech = await self.pipeline.whole(self._start(inputs, observation), observation)
+            yield _response(speech)
+            self._sent(speech, observation)
 
     async def stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, np.ndarray], None]:
         """The responses of the streaming model; raises as `whole`."""
-        with self.admission.enter():
-            async with aclosing(self.pipeline.stream(self.parser.parse(inputs))) as pieces:
+        with self.observations.request() as observation, self.admission.enter():
+            async with aclosing(self.pipeline.stream(self._start(inputs, observation), observation)) as pieces:
                 async for speech in pieces:
                     yield _response(speech)
+                    self._sent(speech, observation)
+
+    def _start(self, inputs: Tensors, observation: Observation) -> SynthesisRequest:
+        request = self.parser.parse(inputs)
+        observation.started(_VOICE_KINDS[type(request.voice)])
+        return request
+
+    def _sent(self, speech: Speech, observation: Observation) -> None:
+        observation.sent(len(speech.waveform) / self.sample_rate_hz)
 
 
 def _response(speech: Speech) -> dict[str, np.ndarray]:

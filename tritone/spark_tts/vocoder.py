@@ -1,85 +1,177 @@
-"""The vocoder on a CPU: tokens to samples, any stretch of an utterance, in windows of a few fixed sizes."""
+"""The vocoder: tokens to samples, any stretch of an utterance, in windows of a few fixed sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tritone.engines import Engine, Precision
+from tritone.engines import Array, Engine, open_engine, run_together, uses_tensorrt
 from tritone.turns import NoTurns, Turns
 
-# In frames, one frame a token. Fixed sizes run three to four times as fast as free ones; larger ones spend a smaller
-# share on context, and each takes memory of its own.
+# In frames, one frame a token. On a CPU fixed sizes run three to four times as fast as free ones, on a GPU they let
+# windows of different requests run together. Larger ones spend a smaller share on context, and each takes memory.
 WAVE_WINDOW_SIZES = (32, 64, 128, 192)
+
+
+@dataclass(frozen=True)
+class VocoderRow:
+    """Global tokens INT32 [32] and semantic tokens INT32 [m]; the samples of tokens [begin, end) are wanted."""
+
+    global_tokens: np.ndarray
+    semantic_tokens: np.ndarray
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Frames [first, last) of a part go into `size` frames of the wave generator, for the samples of [begin, end)."""
+
+    part: int
+    begin: int
+    end: int
+    first: int
+    last: int
+    size: int
 
 
 class VocoderEngine:
     """Two engines in a row: features of a token each, then the wave generator.
 
-    The first half sees far but costs little, so it runs on all the tokens it is given, whatever their number. The wave
-    generator costs nearly everything and sees `wave_field` frames to each side: it runs on windows of the wanted
-    stretch, padded to the next of `sizes` behind a mask, one at a time (batches of such windows gained nothing on a
-    CPU). The samples equal those of the whole utterance up to rounding, and memory does not grow with its length.
+    The first half sees far but costs little, so it runs on all the tokens it is given, or on as many as its engine
+    takes. The wave generator costs nearly everything and sees `wave_field` frames to each side: it runs on windows of
+    the wanted stretch, padded to the next of some fixed sizes behind a mask. The samples equal those of the whole
+    utterance up to rounding, and the wave generator's memory does not grow with its length.
     """
 
     def __init__(
         self,
-        engine_dir: Path,
+        features: Engine,
+        waves: Mapping[int, Engine],
+        receptive_field: int,
         wave_field: int,
-        precision: Precision,
-        num_threads: int = 0,
-        sizes: Sequence[int] = WAVE_WINDOW_SIZES,
+        max_batch: int,
         turns: Turns | None = None,
     ) -> None:
         """
         Args:
-            engine_dir: holds `vocoder_features.xml` and `vocoder_waves.xml`, as `build_engines.codec` writes them.
-            wave_field: how many frames on each side a sample depends on in the wave generator.
-            sizes: of the windows, in frames, ascending.
-            turns: waited for before each window.
+            waves: the wave generator for each size of windows, in frames, ascending.
+            receptive_field: how many tokens on each side a sample depends on ...
+            wave_field: ... and on how many frames in the wave generator.
+            max_batch: how many rows, or windows, run together.
+            turns: waited for before each of these runs.
 
         Raises:
-            ValueError: the largest window leaves no room for a frame between two contexts.
+            ValueError: the largest window, or the most tokens that `features` takes, leave no room for one between two
+                contexts.
         """
-        if sizes[-1] <= 2 * wave_field:
-            raise ValueError(f"the largest window must have over {2 * wave_field} frames (two contexts): {sizes}")
+        if features.max_length is not None and features.max_length <= 2 * receptive_field:
+            raise ValueError(f"vocoder_features must take over {2 * receptive_field} tokens (two contexts)")
+        if max(waves) <= 2 * wave_field:
+            raise ValueError(
+                f"the largest window must have over {2 * wave_field} frames (two contexts): {tuple(waves)}"
+            )
+        self._features = features
+        self._waves = waves
+        self._receptive_field = receptive_field
         self._wave_field = wave_field
+        self._max_batch = max_batch
         self._turns = turns or NoTurns()
-        self._features = Engine(engine_dir / "vocoder_features.xml", precision, num_threads)
-        shapes = [{"features": [1, size], "mask": [1, size]} for size in sizes]
-        engines = Engine.of_shapes(engine_dir / "vocoder_waves.xml", precision, num_threads, shapes)
-        self._waves = dict(zip(sizes, engines, strict=True))
+        self._device = features.device
 
-    def decode(
-        self, global_tokens: np.ndarray, semantic_tokens: np.ndarray, begin: int = 0, end: int | None = None
-    ) -> np.ndarray:
-        """Samples FP32 of the tokens [begin, end), all unless said, of an utterance of INT32 [32] and INT32 [m]."""
-        end = len(semantic_tokens) if end is None else end
-        inputs = {"global_tokens": global_tokens[None], "semantic_tokens": semantic_tokens[None]}
-        with self._turns.turn():
-            features = self._features.run(inputs)["features"]
-        pieces = []
-        while begin < end:
-            piece_end, piece = self._decode_window(features, begin, end)
-            pieces.append(piece)
-            begin = piece_end
-        return np.concatenate(pieces)
+    @classmethod
+    def open(
+        cls,
+        engine_dir: Path,
+        receptive_field: int,
+        wave_field: int,
+        parameters: Mapping[str, str],
+        turns: Turns | None = None,
+    ) -> "VocoderEngine":
+        """The engines that `build_engines` wrote into a folder, as the parameters of the model's config.pbtxt say.
 
-    def _decode_window(self, features: np.ndarray, begin: int, end: int) -> tuple[int, np.ndarray]:
-        """As much of [begin, end) as fits one window: where it ends, and its samples."""
-        num_frames = features.shape[1]
-        first = max(0, begin - self._wave_field)
-        last = min(num_frames, end + self._wave_field)
-        size = next((size for size in self._waves if size >= last - first), None)
-        if size is None:
-            size = max(self._waves)
-            last = first + size
-            end = last - self._wave_field
-        window = np.zeros((1, size, features.shape[2]), np.float32)
-        mask = np.zeros((1, size), np.float32)
-        window[:, : last - first] = features[:, first:last]
-        mask[:, : last - first] = 1
+        Raises:
+            as `open_engine`.
+        """
+        features = open_engine(engine_dir, "vocoder_features", parameters)
+        if uses_tensorrt(parameters):
+            plan = open_engine(engine_dir, "vocoder_waves", parameters)
+            waves: Mapping[int, Engine] = dict.fromkeys(WAVE_WINDOW_SIZES, plan)
+            return cls(features, waves, receptive_field, wave_field, plan.max_batch or 1, turns)
+        from tritone.openvino_engine import OpenVinoEngine, served_precision
+
+        shapes = [{"features": [1, size], "mask": [1, size]} for size in WAVE_WINDOW_SIZES]
+        path, num_threads = engine_dir / "vocoder_waves.xml", int(parameters["num_threads"])
+        engines = OpenVinoEngine.of_shapes(path, served_precision(parameters), num_threads, shapes)
+        waves = dict(zip(WAVE_WINDOW_SIZES, engines, strict=True))
+        return cls(features, waves, receptive_field, wave_field, 1, turns)  # batches gained nothing on a CPU
+
+    def decode(self, rows: Sequence[VocoderRow]) -> list[np.ndarray]:
+        """Samples FP32 [samples_per_token (end - begin)] of each row; equal windows run together."""
+        parts = [(index, part) for index, row in enumerate(rows) for part in self._parts(row)]
+        pieces: list[list[np.ndarray]] = [[] for _ in rows]
+        with self._device.work():
+            features = run_together(
+                [part for _, part in parts],
+                lambda part: len(part.semantic_tokens),
+                self._run_features,
+                self._max_batch,
+            )
+            windows = [window for number, (_, part) in enumerate(parts) for window in self._windows(number, part)]
+            waveforms = run_together(
+                windows, lambda window: window.size, lambda same: self._run_waves(same, features), self._max_batch
+            )
+            for window, waveform in zip(windows, waveforms, strict=True):
+                index, _ = parts[window.part]
+                samples_per_frame = len(waveform) // window.size
+                begin, end = window.begin - window.first, window.end - window.first
+                kept = waveform[begin * samples_per_frame : end * samples_per_frame]
+                pieces[index].append(self._device.to_host(kept))
+        return [np.concatenate(of_row) for of_row in pieces]
+
+    def _parts(self, row: VocoderRow) -> Iterator[VocoderRow]:
+        """The row itself, or, where the engine takes fewer tokens, stretches of it with their context."""
+        limit, field = self._features.max_length, self._receptive_field
+        if limit is None or len(row.semantic_tokens) <= limit:
+            yield row
+            return
+        for begin in range(row.begin, row.end, limit - 2 * field):
+            end = min(begin + limit - 2 * field, row.end)
+            first = max(0, begin - field)
+            tokens = row.semantic_tokens[first : end + field]
+            yield VocoderRow(row.global_tokens, tokens, begin - first, end - first)
+
+    def _run_features(self, rows: Sequence[VocoderRow]) -> Array:
+        """The features of rows of one length: [rows, m, channels], on the device."""
+        inputs = {
+            "global_tokens": np.stack([row.global_tokens for row in rows]),
+            "semantic_tokens": np.stack([row.semantic_tokens for row in rows]),
+        }
         with self._turns.turn():
-            waveform = self._waves[size].run({"features": window, "mask": mask})["waveform"][0]
-        samples_per_frame = len(waveform) // size
-        return end, waveform[(begin - first) * samples_per_frame : (end - first) * samples_per_frame]
+            return self._features.run(inputs)["features"]
+
+    def _windows(self, number: int, row: VocoderRow) -> Iterator[_Window]:
+        """A part's wanted stretch in windows, each as large as fits."""
+        largest, begin = max(self._waves), row.begin
+        while begin < row.end:
+            end = row.end
+            first = max(0, begin - self._wave_field)
+            last = min(len(row.semantic_tokens), end + self._wave_field)
+            if last - first > largest:
+                last = first + largest
+                end = last - self._wave_field
+            size = min(size for size in self._waves if size >= last - first)
+            yield _Window(number, begin, end, first, last, size)
+            begin = end
+
+    def _run_waves(self, windows: Sequence[_Window], features: Sequence[Array]) -> Array:
+        """The samples of windows of one size: [windows, samples_per_token size], on the device."""
+        size = windows[0].size
+        frames = self._device.zeros(len(windows), size, features[0].shape[1])
+        mask = np.zeros((len(windows), size), np.float32)
+        for place, window in enumerate(windows):
+            frames[place, : window.last - window.first] = features[window.part][window.first : window.last]
+            mask[place, : window.last - window.first] = 1
+        with self._turns.turn():
+            return self._waves[size].run({"features": frames, "mask": mask})["waveform"]

@@ -5,13 +5,15 @@ from __future__ import annotations  # the stub fills `pb_utils` only after it ha
 import triton_python_backend_utils as pb_utils
 
 from tritone.inference import GrpcInference
+from tritone.observations import Observations
 from tritone.spark_tts.service import Service
-from tritone.triton import RequestLoop, parameters, version_dir
+from tritone.triton import Metric, RequestLoop, parameters, version_dir
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self._service = Service.load(version_dir(args), parameters(args), GrpcInference())
+        observations = Observations("whole", Metric)
+        self._service = Service.load(version_dir(args), parameters(args), GrpcInference(), observations)
         self._requests = RequestLoop(args)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:

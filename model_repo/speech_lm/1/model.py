@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from tritone.observations import LM_RUNNING, LM_TOKENS, LM_WAITING
 from tritone.speech_lm import Delivery, Generation, SpeechLm, SpeechLmSettings
 from tritone.speech_lm_request import SpeechLmRequest, is_stop_request
 from tritone.triton import Metric, error_response, input_arrays, parameters, version_dir
@@ -17,8 +18,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         settings = SpeechLmSettings.from_parameters(parameters(args))
-        self._num_running = Metric("tritone_lm_running", "Sequences that the language model is working on", "gauge")
-        self._num_tokens = Metric("tritone_lm_tokens_total", "Tokens that the language model has made", "counter")
+        self._num_running, self._num_waiting = Metric(LM_RUNNING), Metric(LM_WAITING)
+        self._num_tokens = Metric(LM_TOKENS)
         self._lm = SpeechLm(version_dir(args) / "engine", settings, turns_of_server(), self._count)
         self._generations: dict[str, Generation] = {}  # by request id, of the requests that have one
         self._lock = threading.Lock()
@@ -29,7 +30,7 @@ class TritonPythonModel:
             try:
                 self._start(request, sender)
             except Exception as error:
-                sender.send(error_response(error), flags=self._final)
+                sender.send(error_response(error, in_stream=True), flags=self._final)
 
     def finalize(self) -> None:
         self._lm.close()
@@ -50,7 +51,7 @@ class TritonPythonModel:
                     self._generations.pop(request_id, None)
             flags = 0 if delivery.finish_reason is None else self._final
             if delivery.error is not None:
-                sender.send(error_response(delivery.error), flags=flags)
+                sender.send(error_response(delivery.error, in_stream=True), flags=flags)
             elif len(delivery.ids):
                 sender.send(_response(np.concatenate([prompt, delivery.ids])), flags=flags)
             else:
@@ -70,8 +71,9 @@ class TritonPythonModel:
             if request_id:
                 self._generations[request_id] = generation
 
-    def _count(self, num_running: int, num_new_tokens: int) -> None:
+    def _count(self, num_running: int, num_waiting: int, num_new_tokens: int) -> None:
         self._num_running.set(num_running)
+        self._num_waiting.set(num_waiting)
         self._num_tokens.add(num_new_tokens)
 
     def _stop(self, request_id: str) -> None:

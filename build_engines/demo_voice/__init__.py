@@ -1,0 +1,1 @@
+"""Training of the demo voice: a small checkpoint in Spark-TTS's layout that speaks like espeak-ng."""

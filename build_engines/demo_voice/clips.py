@@ -1,0 +1,54 @@
+"""Batches of clips, drawn at random from the data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, global_digits, global_tokens
+from build_engines.demo_voice.data import Dataset
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Some clips of one length, on a device.
+
+    Attributes:
+        samples: float32 [batch, frames * 320].
+        classes: int64 [batch, frames], as `SemanticCodes.classes`.
+        semantic_tokens: int64 [batch, frames]; global_tokens: int64 [batch, 32]; digits: int64 [batch, 32, 6].
+    """
+
+    samples: torch.Tensor
+    classes: torch.Tensor
+    semantic_tokens: torch.Tensor
+    global_tokens: torch.Tensor
+    digits: torch.Tensor
+
+
+def draw_clips(
+    data: Dataset, batch_size: int, num_frames: int, generator: np.random.Generator, device: torch.device
+) -> Clips:
+    """Each from another utterance, anywhere in it; one that is shorter is followed by its last, silent frame's code."""
+    samples = np.zeros((batch_size, num_frames * SAMPLES_PER_FRAME), np.float32)
+    classes = np.empty((batch_size, num_frames), np.int64)
+    digits = []
+    for row, index in enumerate(generator.integers(len(data), size=batch_size)):
+        begin = int(generator.integers(max(1, len(data.classes[index]) - num_frames + 1)))
+        piece = data.waveform(index, begin, num_frames)
+        samples[row, : len(piece)] = piece
+        codes = data.classes[index][begin : begin + num_frames]
+        classes[row] = np.pad(codes, (0, num_frames - len(codes)), mode="edge")
+        utterance = data.utterances[index]
+        digits.append(global_digits(utterance.voice, utterance.f0_hz))
+
+    def on_device(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return Clips(
+        on_device(samples),
+        on_device(classes),
+        on_device(data.codes.codes[classes]),
+        on_device(global_tokens(np.stack(digits))),
+        on_device(np.stack(digits)),
+    )

@@ -1,0 +1,143 @@
+"""The demo voice's codes, defined rather than found by clustering: every network then has a known target.
+
+Semantic codes: which phoneme, and for how many frames it has lasted. Global codes: which voice, and its F0.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from build_engines.demo_voice.espeak import Mark
+from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
+
+SAMPLES_PER_FRAME = 320
+FRAMES_PER_S = 50
+NUM_CODES, CODE_DIM = 8192, 8
+FSQ_LEVELS = (4, 4, 4, 4, 4, 4)
+
+# Ages beyond these are one: of phonemes nobody hears the difference; of pauses the language model must know when they
+# end, or it may never end them.
+_NUM_AGES, _NUM_PAUSE_AGES = 8, 32
+_PAUSE = ""
+_PAUSE_LABELS = ("_", "_:", "")
+
+# Codes spread over the 8192, so that nothing can rely on the used ones being the first.
+_CODE_STRIDE, _CODE_OFFSET = 13, 5
+_MIN_LAST_COORDINATE = 0.25  # used codes keep to one side, all unused ones point to the other
+_NUM_SPREADING_STEPS = 300
+
+# F0 lies on a thermometer: of 32 tokens x 3 steps, as many are up as log F0 is above the lowest. Any function of F0 is
+# then nearly a linear one of the digits, and a wrong digit shifts F0 by one step of 2%. A second one, half a step
+# off, halves the steps.
+_LOWEST_F0_HZ, _HIGHEST_F0_HZ = 65.0, 450.0
+_NUM_F0_STEPS = 3 * NUM_GLOBAL_TOKENS
+_NUM_VOICE_DIGITS = 3
+_CONSTANT_DIGIT = 2
+
+
+class SemanticCodes:
+    """The classes (phoneme, age) and the codes that stand for them.
+
+    Args:
+        phonemes: espeak's names of all phonemes but pauses.
+    """
+
+    def __init__(self, phonemes: Sequence[str]) -> None:
+        self.phonemes = tuple(phonemes)
+        self._index = {phoneme: index for index, phoneme in enumerate(self.phonemes)}
+        self.num_classes = _NUM_AGES * len(self.phonemes) + _NUM_PAUSE_AGES
+        if _CODE_STRIDE * self.num_classes > NUM_CODES:
+            raise ValueError(f"{self.num_classes} classes are more than {NUM_CODES} codes hold at this stride")
+
+    @classmethod
+    def of(cls, utterances: Sequence[Sequence[Mark]]) -> "SemanticCodes":
+        """Of the phonemes that occur."""
+        return cls(sorted({mark.label for marks in utterances for mark in marks if not is_pause(mark)}))
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The code of every class, int64 [classes]."""
+        return _CODE_STRIDE * np.arange(self.num_classes) + _CODE_OFFSET
+
+    def classes(self, marks: Sequence[Mark], num_frames: int) -> np.ndarray:
+        """The class of every frame, int16 [frames]; what lies before the first mark is a pause."""
+        starts = np.array([0.0, *(mark.time_s for mark in marks)])
+        labels = [_PAUSE, *(_PAUSE if is_pause(mark) else mark.label for mark in marks)]
+        centres_s = (np.arange(num_frames) + 0.5) / FRAMES_PER_S
+        current = np.searchsorted(starts, centres_s, side="right") - 1
+        # neighbouring pauses are one
+        run = np.cumsum([0, *(a != _PAUSE or b != _PAUSE for a, b in zip(labels[:-1], labels[1:], strict=True))])[current]
+        first_frame = np.searchsorted(run, run, side="left")
+        ages = np.arange(num_frames) - first_frame
+        is_silent = np.array([label == _PAUSE for label in labels])[current]
+        bases = np.array([_NUM_AGES * self._index.get(label, len(self.phonemes)) for label in labels])[current]
+        return (bases + np.minimum(ages, np.where(is_silent, _NUM_PAUSE_AGES, _NUM_AGES) - 1)).astype(np.int16)
+
+    def codebook(self) -> torch.Tensor:
+        """Directions [codes, 8]: those of the classes as far from each other as can be, all others out of the way."""
+        codebook = torch.zeros(NUM_CODES, CODE_DIM)
+        codebook[:, -1] = -1
+        codebook[torch.from_numpy(self.codes)] = _spread_directions(self.num_classes)
+        return codebook
+
+
+def is_pause(mark: Mark) -> bool:
+    """Whether espeak says nothing there."""
+    return mark.label in _PAUSE_LABELS
+
+
+@functools.cache
+def _spread_directions(count: int) -> torch.Tensor:
+    """`count` unit vectors [count, 8] on one side, moved away from their nearest neighbours; always the same ones."""
+    points = torch.randn(count, CODE_DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def on_one_side() -> torch.Tensor:
+        points[:, -1] = points[:, -1].abs().clamp_min(_MIN_LAST_COORDINATE * points.norm(dim=1))
+        return functional.normalize(points, dim=1)
+
+    for step in range(_NUM_SPREADING_STEPS):
+        points = on_one_side()
+        similarities = points @ points.T - 2 * torch.eye(count, dtype=torch.float64)
+        pushes = torch.softmax(20 * similarities, dim=1) @ points
+        points = points - 0.2 * (1 - step / _NUM_SPREADING_STEPS) * pushes
+    return on_one_side().float()
+
+
+def global_digits(voice: int, f0_hz: float) -> np.ndarray:
+    """The FSQ digits of a voice at an F0, int64 [32 tokens, 6]."""
+    height = np.log(f0_hz / _LOWEST_F0_HZ) / np.log(_HIGHEST_F0_HZ / _LOWEST_F0_HZ) * _NUM_F0_STEPS
+    bases = 3 * np.arange(NUM_GLOBAL_TOKENS)
+    digits = np.full((NUM_GLOBAL_TOKENS, len(FSQ_LEVELS)), _CONSTANT_DIGIT)
+    digits[:, :_NUM_VOICE_DIGITS] = _voice_digits(voice)
+    digits[:, 3] = np.clip(np.floor(height) - bases, 0, 3)
+    digits[:, 4] = np.clip(np.floor(height + 0.5) - bases, 0, 3)
+    return digits
+
+
+def global_tokens(digits: np.ndarray) -> np.ndarray:
+    """Digits [..., 6] to tokens int64 [...]; the first digit is the least significant."""
+    return digits @ np.array([4**place for place in range(len(FSQ_LEVELS))])
+
+
+def used_global_tokens() -> np.ndarray:
+    """Every global token that a voice can have, ascending."""
+    corners = (0, FSQ_LEVELS[0] - 1)
+    digits = [
+        (a, b, c, d, e, _CONSTANT_DIGIT)
+        for a in corners
+        for b in corners
+        for c in corners
+        for d in range(FSQ_LEVELS[3])
+        for e in range(FSQ_LEVELS[4])
+    ]
+    return np.sort(global_tokens(np.array(digits)))
+
+
+@functools.cache
+def _voice_digits(voice: int) -> np.ndarray:
+    """[32, 3] outermost digits at random: 96 bits tell voices apart however many of them are heard wrong."""
+    bits = np.random.default_rng([0, voice]).integers(2, size=(NUM_GLOBAL_TOKENS, _NUM_VOICE_DIGITS))
+    return bits * (FSQ_LEVELS[0] - 1)

@@ -1,0 +1,313 @@
+"""Part `language_model`: from prompts to codes, in every mode that a request can choose.
+
+It is trained on the tokens in use alone, about two thousand. One more row stands for all others: the loss counts it as
+often as there are of them, so that, written out for each of them, the full vocabulary has the same probabilities.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from build_engines import synthetic
+from build_engines.demo_voice import measures
+from build_engines.demo_voice.codes import global_digits, global_tokens, used_global_tokens
+from build_engines.demo_voice.data import Dataset, Utterance
+from build_engines.demo_voice.listening import Heard
+from build_engines.demo_voice.qwen2 import Qwen2
+from build_engines.demo_voice.settings import Settings
+from build_engines.demo_voice.training import Losses, Training
+from build_engines.layout import Config
+from tritone.spark_tts.prompts import Prompts, Style
+from tritone.spark_tts.tokens import SpeechTokens
+from tritone.voices import TokenVoice
+
+# Shares of the modes. Controlled ones are the only ones that learn to choose a pitch and a voice; clones with a
+# transcript have two things to learn, when to begin anew among them.
+_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.2, 0.2  # the rest: clones with a transcript
+_MODERATE = 2  # the labels that a request for fine values has beside them
+_REFERENCE_HEARD_SHARE = 0.7
+_SAME_F0 = 0.03  # two utterances of a voice whose F0 differs by less have one timbre
+_SEPARATORS = ("", "", " ")  # between transcript and text, which the published prompt joins without one
+
+# Without attention to the right letters it babbles; see the design notes.
+_GUIDE_WEIGHT = 0.3
+_GUIDE_REACH = 1  # characters to either side that count as right
+_MIN_MASS = 1e-3
+
+_PITCH_WEIGHT = 8.0
+_PITCH_DEVIATION_MEL = 3.0
+# A label's own choice of a pitch keeps away from its borders, where the ear or a measure may hear the next label.
+_LABEL_MARGIN_MEL = 5.0
+_LABEL_MARGIN_SPEED = 0.15
+
+_ADAM_LEARNING_RATE_SHARE = 0.15  # of Muon's, for embeddings, norms and biases
+
+
+class CompactVocabulary:
+    """The tokens in use, as rows 0, 1, ... of a small embedding; the last row stands for all others.
+
+    Args:
+        prompts: of the checkpoint's tokenizer.
+        semantic_codes: the codes in use.
+        size: ids of the full vocabulary.
+    """
+
+    def __init__(self, prompts: Prompts, semantic_codes: np.ndarray, size: int) -> None:
+        tokens = prompts.tokens
+        kinds = (tokens.genders, tokens.pitch_labels, tokens.speed_labels, tokens.pitch_values, tokens.speed_values)
+        num_bytes = tokens.global_tokens.start  # text tokens and those that shape a prompt
+        shape = [value for value in vars(tokens).values() if isinstance(value, int)]
+        used = {
+            *range(min(256, num_bytes)),
+            *shape,
+            *(token_id for kind in kinds for token_id in kind),
+            *(tokens.global_tokens[int(token)] for token in used_global_tokens()),
+            *(tokens.semantic_tokens[int(code)] for code in semantic_codes),
+        }
+        self.ids = np.array(sorted(used))
+        self.num_unused = size - len(self.ids)
+        self.num_rows = len(self.ids) + 1
+        self.row_of_id = np.full(size, self.num_rows - 1)
+        self.row_of_id[self.ids] = np.arange(len(self.ids))
+
+    def rows(self, ids: Sequence[int]) -> np.ndarray:
+        """The rows of token ids, int64, same length."""
+        return self.row_of_id[np.asarray(ids, np.int64)]
+
+    def embedding(self, compact: torch.Tensor) -> torch.Tensor:
+        """The full embedding [size, hidden] that the compact one stands for."""
+        return compact[torch.from_numpy(self.row_of_id)]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence to learn.
+
+    Attributes:
+        ids: token ids, int64 [n].
+        weights: of each token's loss, float32 [n]: 0 for what is given.
+        characters: for the tokens that say a character, its position in `ids`, else -1; int64 [n].
+        pitch_at: where the pitch value is, -1 if there is none to learn.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    characters: np.ndarray
+    pitch_at: int
+
+
+class Examples:
+    """Draws sequences of every mode from the data."""
+
+    def __init__(self, data: Dataset, heard: Heard, prompts: Prompts, max_tokens: int) -> None:
+        self._data, self._heard, self._prompts = data, heard, prompts
+        self._max_tokens = max_tokens
+        self._alike: list[list[int]] = [[] for _ in range(1 + max(u.voice for u in data.utterances))]
+        for index in np.argsort([utterance.f0_hz for utterance in data.utterances], kind="stable"):
+            self._alike[data.utterances[index].voice].append(int(index))
+        self._f0s_hz = [np.array([data.utterances[index].f0_hz for index in indices]) for indices in self._alike]
+
+    def draw(self, generator: np.random.Generator) -> Example:
+        """One of at most `max_tokens` tokens."""
+        while True:
+            index = int(generator.integers(len(self._data)))
+            share = generator.random()
+            if share < _CONTROLLED_SHARE:
+                example = self._controlled(index, fine=False)
+            elif share < _CONTROLLED_SHARE + _FINE_SHARE:
+                example = self._controlled(index, fine=True)
+            else:
+                with_transcript = share >= _CONTROLLED_SHARE + _FINE_SHARE + _CLONE_SHARE
+                example = self._clone(index, self._reference(index, generator), with_transcript, generator)
+            if len(example.ids) <= self._max_tokens:
+                return example
+
+    def row(self, generator: np.random.Generator) -> list[Example]:
+        """Examples that fill `max_tokens` together, all but the end."""
+        row: list[Example] = []
+        room = self._max_tokens
+        while True:
+            example = self.draw(generator)
+            if len(example.ids) > room:
+                return row
+            row.append(example)
+            room -= len(example.ids)
+
+    def _reference(self, index: int, generator: np.random.Generator) -> int:
+        """An utterance, maybe itself, of the same voice at the same F0."""
+        utterance = self._data.utterances[index]
+        f0s_hz = self._f0s_hz[utterance.voice]
+        low, high = np.searchsorted(f0s_hz, [utterance.f0_hz * (1 - _SAME_F0), utterance.f0_hz * (1 + _SAME_F0)])
+        candidates = self._alike[utterance.voice][low : max(high, low + 1)]
+        heard = [candidate for candidate in candidates if candidate in self._heard]
+        if heard and generator.random() < _REFERENCE_HEARD_SHARE:
+            candidates = heard
+        return int(candidates[generator.integers(len(candidates))])
+
+    def _controlled(self, index: int, *, fine: bool) -> Example:
+        utterance, t = self._data.utterances[index], self._prompts.tokens
+        pitch, speed = utterance.pitch_label, utterance.speed_label
+        style = Style(utterance.gender, _MODERATE, _MODERATE) if fine else Style(utterance.gender, pitch, speed)
+        prompt = self._prompts.controlled(utterance.text, style)
+        pitch_value = min(int(utterance.pitch_mel), len(t.pitch_values) - 1)
+        speed_value = min(int(utterance.syllables_per_s), len(t.speed_values) - 1)
+        values = [t.pitch_values[pitch_value], t.speed_values[speed_value]]
+        voice = [t.global_tokens[int(token)] for token in _true_global_tokens(utterance)]
+        given = [*prompt, *values] if fine else prompt
+        follows = [] if fine else values
+        follows = [*follows, t.end_acoustic, t.start_global, *voice, t.end_global, t.start_semantic]
+        example = self._example(index, given, follows, text_begin=2)
+        pitch_at = -1
+        if not fine:
+            cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
+            if np.abs(np.array(cutoffs) - utterance.pitch_mel).min() > _LABEL_MARGIN_MEL:
+                pitch_at = len(prompt)
+            if np.abs(np.array(measures.SPEED_CUTOFFS) - utterance.syllables_per_s).min() < _LABEL_MARGIN_SPEED:
+                example.weights[len(prompt) + 1] = 0
+            example.weights[len(prompt)] = 0  # the pitch has a loss of its own
+        return Example(example.ids, example.weights, example.characters, pitch_at)
+
+    def _clone(self, index: int, reference: int, with_transcript: bool, generator: np.random.Generator) -> Example:
+        utterance, said = self._data.utterances[index], self._data.utterances[reference]
+        if reference in self._heard:
+            voice, heard = self._heard[reference]
+        else:
+            voice, heard = _true_global_tokens(said), self._data.codes.codes[self._data.classes[reference]]
+        if not with_transcript:
+            prompt = self._prompts.clone(utterance.text, TokenVoice(voice))
+            return self._example(index, prompt, [], text_begin=2)
+        transcript = said.text + _SEPARATORS[generator.integers(len(_SEPARATORS))]
+        prompt = self._prompts.clone(utterance.text, TokenVoice(voice, heard, transcript))
+        return self._example(index, prompt, [], text_begin=2 + len(transcript))
+
+    def _example(self, index: int, given: list[int], follows: list[int], text_begin: int) -> Example:
+        """Prompt, what comes before the speech, the speech, its end; text tokens are bytes, one a character."""
+        t = self._prompts.tokens
+        speech = t.semantic_tokens.start + self._data.codes.codes[self._data.classes[index]]
+        ids = np.concatenate([np.array([*given, *follows], np.int64), speech, [t.im_end]])
+        weights = (np.arange(len(ids)) >= len(given)).astype(np.float32)
+        characters = np.full(len(ids), -1)
+        first = len(given) + len(follows)
+        characters[first : first + len(speech)] = text_begin + np.round(self._data.text_positions(index))
+        return Example(ids, weights, characters, -1)
+
+
+def model_config(settings: Settings) -> Config:
+    """`LLM/config.json`: the published one at this size, with positions for hundreds of tokens and not thousands."""
+    return synthetic.lm_config(settings.size) | {"rope_theta": 10000.0, "head_dim": 64}
+
+
+def training(
+    data: Dataset, heard: Heard, prompts: Prompts, settings: Settings, device: torch.device
+) -> tuple[Training, CompactVocabulary]:
+    """The language model's training on packed rows, and the vocabulary that its embedding is for."""
+    budget = settings.language_model
+    vocabulary = CompactVocabulary(prompts, data.codes.codes, settings.size.vocab_size)
+    torch.manual_seed(settings.seed)
+    model = Qwen2(model_config(settings), vocabulary.num_rows)
+    _initialise(model, vocabulary, prompts.tokens)
+    model.to(device)
+    examples = Examples(data, heard, prompts, budget.num_frames)
+    pitch_rows = torch.from_numpy(vocabulary.rows(prompts.tokens.pitch_values)).to(device)
+    extra = torch.zeros(vocabulary.num_rows, device=device)
+    extra[-1] = math.log(max(1, vocabulary.num_unused))
+
+    def losses(generator: np.random.Generator) -> Losses:
+        rows = [examples.row(generator) for _ in range(budget.batch_size)]
+        batch = _pack(rows, budget.num_frames, vocabulary)
+        ids, sequence, weights, low, high, pitches = (torch.from_numpy(array).to(device) for array in batch)
+        same = sequence[:, :, None] == sequence[:, None, :]
+        hidden, attention = model(ids, same.tril(), settings.guided_lm_layers)
+
+        is_learnt = weights[:, 1:] > 0
+        logits = hidden[:, :-1][is_learnt] @ model.embed_tokens.weight.T + extra
+        wanted = ids[:, 1:][is_learnt]
+        token_loss = (functional.cross_entropy(logits, wanted, reduction="none") * weights[:, 1:][is_learnt]).mean()
+        right = (logits.argmax(dim=1) == wanted).float().mean()
+
+        says = (low[:, 1:] >= 0).nonzero(as_tuple=True)
+        masses = [_mass(weight[:, :-1][says], low[:, 1:][says], high[:, 1:][says]) for weight in attention]
+        guide_loss = torch.stack([-mass.clamp_min(_MIN_MASS).log().mean() for mass in masses]).mean()
+
+        chooses = (pitches[:, 1:] >= 0).nonzero(as_tuple=True)
+        pitch_loss = _pitch_loss(hidden[:, :-1][chooses], pitches[:, 1:][chooses], model, pitch_rows)
+        pitch_share = len(chooses[0]) / max(1, len(wanted))
+        total = token_loss + _GUIDE_WEIGHT * guide_loss + _PITCH_WEIGHT * pitch_share * pitch_loss
+        return {
+            "total": total,
+            "token": token_loss,
+            "right": right,
+            "guide": guide_loss,
+            "mass": torch.stack([mass.mean() for mass in masses]).mean(),
+            "pitch": pitch_loss,
+        }
+
+    matrices = [parameter for parameter in model.layers.parameters() if parameter.ndim == 2]
+    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
+    optimizers = [
+        torch.optim.Muon(matrices, budget.learning_rate, weight_decay=0.0),
+        torch.optim.Adam(others, _ADAM_LEARNING_RATE_SHARE * budget.learning_rate, betas=(0.9, 0.98)),
+    ]
+    return Training(model, optimizers, losses), vocabulary
+
+
+def _pack(rows: list[list[Example]], length: int, vocabulary: CompactVocabulary) -> tuple[np.ndarray, ...]:
+    """Rows [batch, length] of ids, number of the sequence, weight, first and last right position, and pitch value.
+
+    Positions of no sequence have a number of their own, so that they see themselves and nothing else.
+    """
+    shape = (len(rows), length)
+    ids, weights = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    sequence = -1 - np.tile(np.arange(length), (len(rows), 1))
+    low, high, pitches = (np.full(shape, -1) for _ in range(3))
+    pitch_row = vocabulary.row_of_id
+    for row, examples in enumerate(rows):
+        begin = 0
+        for number, example in enumerate(examples):
+            span = slice(begin, begin + len(example.ids))
+            ids[row, span] = pitch_row[example.ids]
+            weights[row, span], sequence[row, span] = example.weights, number
+            says = example.characters >= 0
+            low[row, span] = np.where(says, begin + example.characters - _GUIDE_REACH, -1)
+            high[row, span] = np.where(says, begin + example.characters + _GUIDE_REACH, -1)
+            if example.pitch_at >= 0:
+                pitches[row, begin + example.pitch_at] = ids[row, begin + example.pitch_at]
+            begin += len(example.ids)
+    return ids, sequence, weights, low, high, pitches
+
+
+def _mass(attention: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """How much of each query's attention [queries, keys] lies from key `low` to key `high`: [queries]."""
+    until = functional.pad(attention.cumsum(dim=1), (1, 0))
+    return until.gather(1, high[:, None] + 1)[:, 0] - until.gather(1, low[:, None])[:, 0]
+
+
+def _pitch_loss(hidden: torch.Tensor, wanted: torch.Tensor, model: Qwen2, pitch_rows: torch.Tensor) -> torch.Tensor:
+    """Against a bell around the wanted value: a neighbouring pitch is nearly right."""
+    logits = hidden @ model.embed_tokens.weight[pitch_rows].T
+    distance = (pitch_rows[None, :] - wanted[:, None]).float() / _PITCH_DEVIATION_MEL
+    bell = (-0.5 * distance.square()).softmax(dim=1)
+    return functional.cross_entropy(logits, bell, reduction="sum") / max(1, len(wanted))
+
+
+def _initialise(model: Qwen2, vocabulary: CompactVocabulary, tokens: SpeechTokens) -> None:
+    """Small embeddings; neighbouring pitch values have similar ones."""
+    nn.init.normal_(model.embed_tokens.weight, std=0.05)
+    for layer in model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+    rows = torch.from_numpy(vocabulary.rows(tokens.pitch_values))
+    size = model.embed_tokens.weight.shape[1]
+    periods = torch.logspace(math.log10(2000), math.log10(20), size // 2)
+    angles = 2 * math.pi * torch.arange(len(rows))[:, None] / periods
+    with torch.no_grad():
+        model.embed_tokens.weight[rows] = 0.07 * torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _true_global_tokens(utterance: Utterance) -> np.ndarray:
+    return global_tokens(global_digits(utterance.voice, utterance.f0_hz))

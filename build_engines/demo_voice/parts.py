@@ -1,0 +1,134 @@
+"""The parts of the training, what each one needs, and where it keeps what it made."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from build_engines.demo_voice import (
+    assembly,
+    language_model,
+    listening,
+    prenet,
+    semantic,
+    speaker,
+    vocoder,
+    wave,
+)
+from build_engines.demo_voice import data as rendered
+from build_engines.demo_voice.data import Dataset
+from build_engines.demo_voice.settings import Budget, Settings
+from build_engines.demo_voice.training import Training, device, is_trained, train, trained_state
+from tritone.spark_tts.prompts import Prompts
+from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
+
+
+class Workshop:
+    """A folder in which a checkpoint is made: `data/`, `heard/`, one state a trained part, the tokenizer.
+
+    Every method goes on where it was interrupted and does nothing when its work is done.
+    """
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        self.directory = directory
+        self.settings = settings
+        self._device = device()
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """All utterances; raises where they are not rendered."""
+        return Dataset.open(self.directory / "data")
+
+    @functools.cached_property
+    def prompts(self) -> Prompts:
+        path = self.directory / "tokenizer.json"
+        if not path.exists():
+            assembly.write_tokenizer(path, self.settings)
+        return Prompts(path)
+
+    def render(self) -> None:
+        """The data."""
+        settings = self.settings
+        rendered.render(self.directory / "data", settings.num_utterances, settings.max_duration_s, settings.seed)
+
+    def training(self, name: str) -> Training:
+        """What one trained part trains."""
+        match name:
+            case "vocoder":
+                halves = self.state("prenet"), self.state("wave")
+                return vocoder.training(self.data, self.settings, self._device, *halves)
+            case "language_model":
+                return self._language_model()[0]
+        module = {"wave": wave, "prenet": prenet, "speaker": speaker, "semantic": semantic}[name]
+        return module.training(self.data, self.settings, self._device)
+
+    def train(self, name: str, max_steps: int | None = None) -> list[float]:
+        """Train one part, at most `max_steps` further, and give the losses of all its steps so far."""
+        path, budget = self._path(name), self._budget(name)
+        return train(self.training(name), path, budget, self.settings.seed, max_steps)
+
+    def listen(self) -> None:
+        """What the trained encoders hear."""
+        states = self.state("speaker"), self.state("semantic")
+        listening.listen(self.data, self.directory / "heard", self.settings, self._device, *states)
+
+    def assemble(self, output_dir: Path) -> Path:
+        """Write the checkpoint of the trained parts."""
+        states = [self.state(name) for name in ("vocoder", "speaker", "semantic", "language_model")]
+        vocabulary = self._language_model()[1]
+        self.prompts  # noqa: B018  writes the tokenizer
+        return assembly.write_checkpoint(
+            output_dir, self.settings, self.directory / "tokenizer.json", *states, vocabulary=vocabulary
+        )
+
+    def is_done(self, name: str) -> bool:
+        """Whether a part has nothing left to do."""
+        if name == "data":
+            return self._num_shards("data", "jsonl") == -(-self.settings.num_utterances // rendered.SHARD_UTTERANCES)
+        if name == "listening":
+            return self._num_shards("heard", "npz") == -(-self.settings.num_heard // listening.SHARD_UTTERANCES)
+        return is_trained(self._path(name), self._budget(name))
+
+    def state(self, name: str) -> dict[str, torch.Tensor]:
+        """The module of a trained part."""
+        return trained_state(self._path(name), self._budget(name))
+
+    def _language_model(self) -> tuple[Training, language_model.CompactVocabulary]:
+        heard = listening.load_heard(self.directory / "heard", NUM_GLOBAL_TOKENS)
+        return language_model.training(self.data, heard, self.prompts, self.settings, self._device)
+
+    def _budget(self, name: str) -> Budget:
+        return getattr(self.settings, name)
+
+    def _path(self, name: str) -> Path:
+        return self.directory / f"{name}.pt"
+
+    def _num_shards(self, folder: str, suffix: str) -> int:
+        return len(list((self.directory / folder).glob(f"*.{suffix}")))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One step of the way: what must be done before it, and how it is done."""
+
+    needs: tuple[str, ...]
+    run: Callable[[Workshop], object]
+
+
+def _trained(name: str, *needs: str) -> Part:
+    return Part(needs, lambda workshop: workshop.train(name))
+
+
+# In the order in which they are begun where two could be: the long chain to the language model first.
+PARTS: dict[str, Part] = {
+    "data": Part((), Workshop.render),
+    "semantic": _trained("semantic", "data"),
+    "wave": _trained("wave", "data"),
+    "speaker": _trained("speaker", "data"),
+    "listening": Part(("semantic", "speaker"), Workshop.listen),
+    "language_model": _trained("language_model", "listening"),
+    "prenet": _trained("prenet", "data"),
+    "vocoder": _trained("vocoder", "prenet", "wave"),
+}

@@ -1,0 +1,41 @@
+"""Part `prenet`: from codes and the voice's tokens to log-mel features."""
+
+import numpy as np
+import torch
+
+from build_engines import synthetic
+from build_engines.demo_voice.clips import draw_clips
+from build_engines.demo_voice.data import Dataset
+from build_engines.demo_voice.settings import Settings
+from build_engines.demo_voice.spectra import LogMel
+from build_engines.demo_voice.training import Losses, Training
+from build_engines.networks.vocoder import Vocoder
+
+
+def training(data: Dataset, settings: Settings, device: torch.device) -> Training:
+    """The training of all of a vocoder that comes before its wave generator."""
+    config = synthetic.bicodec_config(settings.size)
+    budget = settings.prenet
+    vocoder = make_vocoder(data, settings, device)
+    del vocoder.decoder
+    log_mel = LogMel(config["mel_params"]).to(device)
+
+    def losses(random: np.random.Generator) -> Losses:
+        clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
+        found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
+        return {"total": (found - log_mel(clips.samples)).abs().mean()}
+
+    parameters = [parameter for parameter in vocoder.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    return Training(vocoder, [optimizer], losses)
+
+
+def make_vocoder(data: Dataset, settings: Settings, device: torch.device) -> Vocoder:
+    """An untrained vocoder with the data's codebook, which stays as it is."""
+    torch.manual_seed(settings.seed)
+    vocoder = Vocoder(synthetic.bicodec_config(settings.size))
+    vocoder.quantizer.codebook.weight.data.copy_(data.codes.codebook())
+    vocoder.quantizer.codebook.requires_grad_(False)
+    for unused in (vocoder.quantizer.in_project, vocoder.speaker.quantizer.project_in):  # the encoders' halves
+        unused.requires_grad_(False)
+    return vocoder.to(device)

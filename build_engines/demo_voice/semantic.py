@@ -1,0 +1,47 @@
+"""Part `semantic`: wav2vec2 and the semantic encoder, from samples to the code of each frame."""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from build_engines import synthetic
+from build_engines.demo_voice.clips import draw_clips
+from build_engines.demo_voice.data import Dataset
+from build_engines.demo_voice.settings import Settings
+from build_engines.demo_voice.training import Losses, Training
+from build_engines.networks.semantic_encoder import SemanticEncoder
+
+_SHARPNESS = 20.0  # of the softmax over cosines: the nearest other code is about 0.25 further off
+
+
+def make_encoder(data: Dataset, settings: Settings) -> SemanticEncoder:
+    """An untrained encoder with the data's codebook, whose upper wav2vec2 layers pass on what they get."""
+    torch.manual_seed(settings.seed)
+    encoder = SemanticEncoder(synthetic.bicodec_config(settings.size), synthetic.wav2vec2_config(settings.size))
+    layers = encoder.wav2vec2.encoder.layers
+    for index in range(settings.num_trained_wav2vec2_layers, len(layers)):
+        layers[index] = nn.Identity()
+    encoder.quantizer.codebook.weight.data.copy_(data.codes.codebook())
+    encoder.quantizer.codebook.requires_grad_(False)
+    encoder.quantizer.out_project.requires_grad_(False)  # the vocoder's half
+    return encoder
+
+
+def training(data: Dataset, settings: Settings, device: torch.device) -> Training:
+    """The encoder's training on random clips: each frame's direction towards its own code among those in use."""
+    budget = settings.semantic
+    encoder = make_encoder(data, settings).to(device)
+    directions = functional.normalize(encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)], dim=1)
+
+    def losses(random: np.random.Generator) -> Losses:
+        clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
+        latents = encoder.encoder(encoder.wav2vec2(clips.samples))
+        found = functional.normalize(encoder.quantizer.in_project(latents.transpose(1, 2)), dim=1)
+        logits = _SHARPNESS * torch.einsum("bdt,cd->bct", found, directions)
+        wanted = clips.classes[:, : logits.shape[2]]  # wav2vec2 gives no frame for the last samples
+        right = (logits.argmax(dim=1) == wanted).float().mean()
+        return {"total": functional.cross_entropy(logits, wanted), "right_frames": right}
+
+    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    return Training(encoder, [torch.optim.AdamW(parameters, budget.learning_rate, weight_decay=0.01)], losses)

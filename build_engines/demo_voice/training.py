@@ -1,0 +1,174 @@
+"""The training loop that every part runs in: resumable at any time, and the same with and without interruption."""
+
+import json
+import logging
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from build_engines.demo_voice.settings import Budget
+
+logger = logging.getLogger(__name__)
+
+Losses = dict[str, torch.Tensor]
+
+_WARM_UP_SHARE = 0.02
+_FINAL_LEARNING_RATE_SHARE = 0.03
+_MAX_GRADIENT_NORM = 1.0
+_LOG_EVERY_STEPS = 50
+
+
+class OtherSettings(Exception):
+    """A saved state belongs to other settings: the message names the file to remove."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one part trains.
+
+    Attributes:
+        module: everything with a state, on its device, in the mode it is trained in.
+        optimizers: of the module's parameters, with their highest learning rates.
+        losses: of one step, drawn with the generator alone; "total" is the one to descend.
+    """
+
+    module: nn.Module
+    optimizers: Sequence[torch.optim.Optimizer]
+    losses: Callable[[np.random.Generator], Losses]
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def is_trained(path: Path, budget: Budget) -> bool:
+    """Whether the part whose state lies at `path` has made all its steps.
+
+    Raises:
+        OtherSettings: it was trained with another budget.
+    """
+    return path.exists() and _load(path, budget)["step"] == budget.num_steps
+
+
+def trained_state(path: Path, budget: Budget) -> dict[str, torch.Tensor]:
+    """The module's state of a trained part, on the CPU.
+
+    Raises:
+        FileNotFoundError: the part has not been trained to its end.
+        OtherSettings: see `is_trained`.
+    """
+    if not is_trained(path, budget):
+        raise FileNotFoundError(f"{path} is not trained to its end: run this part first")
+    return _load(path, budget)["module"]
+
+
+def train(training: Training, path: Path, budget: Budget, seed: int, max_steps: int | None = None) -> list[float]:
+    """Train to the end of the budget, from the state at `path` if there is one, and keep the state there.
+
+    What happens in a step depends on the seed, the part's name and the step alone, and the state is replaced at once:
+    a run that was killed goes on from its last state as if nothing had happened.
+
+    Args:
+        max_steps: stop after so many, as an interruption would; the state is saved.
+
+    Returns:
+        The total losses of all steps so far.
+
+    Raises:
+        OtherSettings: the state there is of another budget.
+    """
+    name = path.stem
+    step, history = 0, []
+    highest = [[group["lr"] for group in optimizer.param_groups] for optimizer in training.optimizers]
+    if path.exists():
+        state = _load(path, budget)
+        step, history = state["step"], state["history"]
+        training.module.load_state_dict(state["module"])
+        for optimizer, optimizer_state in zip(training.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
+        logger.info("%s: goes on at step %d of %d", name, step, budget.num_steps)
+    last = budget.num_steps if max_steps is None else min(budget.num_steps, step + max_steps)
+    began_at, first_step = time.monotonic(), step
+    with tqdm(total=budget.num_steps, initial=step, desc=name, unit=" steps", mininterval=2) as progress:
+        while step < last:
+            key = [seed, zlib.crc32(name.encode()), step]
+            generator = np.random.default_rng(key)
+            torch.manual_seed(int(generator.integers(2**63)))
+            factor = _learning_rate_factor(step, budget.num_steps)
+            for optimizer, rates in zip(training.optimizers, highest, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+            losses = training.losses(generator)
+            losses["total"].backward()
+            nn.utils.clip_grad_norm_(training.module.parameters(), _MAX_GRADIENT_NORM)
+            for optimizer in training.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            step += 1
+            history.append(float(losses["total"].detach()))
+            progress.update()
+            if step % _LOG_EVERY_STEPS == 0 or step == last:
+                _log(name, step, budget.num_steps, losses, (time.monotonic() - began_at) / (step - first_step))
+                progress.set_postfix(loss=f"{np.mean(history[-_LOG_EVERY_STEPS:]):.3f}")
+            if step % budget.save_every == 0 or step == last:
+                _save(training, path, budget, step, history)
+    return history
+
+
+def start_from(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Fill a module's parameters from another part's state, by name.
+
+    Raises:
+        KeyError: a name is missing there.
+    """
+    own = module.state_dict()
+    module.load_state_dict({name: state[name] for name in own})
+
+
+def _learning_rate_factor(step: int, num_steps: int) -> float:
+    """A short linear warm-up, then half a cosine."""
+    warm_up = max(1, round(_WARM_UP_SHARE * num_steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, num_steps - warm_up)
+    return _FINAL_LEARNING_RATE_SHARE + (1 - _FINAL_LEARNING_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _save(training: Training, path: Path, budget: Budget, step: int, history: list[float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    state = {
+        "budget": repr(budget),
+        "step": step,
+        "history": history,
+        "module": training.module.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in training.optimizers],
+    }
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _load(path: Path, budget: Budget) -> dict[str, Any]:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["budget"] != repr(budget):
+        raise OtherSettings(f"{path} was trained with other settings ({state['budget']}): remove it to train it anew")
+    return state
+
+
+def _log(name: str, step: int, num_steps: int, losses: Losses, seconds_per_step: float) -> None:
+    values = {key: round(float(value.detach()), 4) for key, value in losses.items()}
+    logger.info("%s: step %d of %d, %.3f s a step, %s", name, step, num_steps, seconds_per_step, json.dumps(values))

@@ -1,0 +1,28 @@
+"""Part `wave`: the wave generator alone, from true log-mel features to samples."""
+
+import numpy as np
+import torch
+
+from build_engines import synthetic
+from build_engines.demo_voice.clips import draw_clips
+from build_engines.demo_voice.data import Dataset
+from build_engines.demo_voice.settings import Settings
+from build_engines.demo_voice.spectra import LogMel, WaveLoss
+from build_engines.demo_voice.training import Losses, Training
+from build_engines.networks.wave_generator import WaveGenerator
+
+
+def training(data: Dataset, settings: Settings, device: torch.device) -> Training:
+    """The wave generator's training on random clips."""
+    config = synthetic.bicodec_config(settings.size)
+    budget = settings.wave
+    torch.manual_seed(settings.seed)
+    generator = WaveGenerator(config["decoder"]).to(device)
+    log_mel, distance = LogMel(config["mel_params"]).to(device), WaveLoss(config["mel_params"]).to(device)
+
+    def losses(random: np.random.Generator) -> Losses:
+        clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
+        return distance(generator(log_mel(clips.samples).transpose(1, 2)), clips.samples)
+
+    optimizer = torch.optim.AdamW(generator.parameters(), budget.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
+    return Training(generator, [optimizer], losses)

@@ -1,0 +1,245 @@
+"""The demo voice's training at a tiny size, on tones that stand for speech: every part, and the checkpoint of them."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from build_engines import synthetic
+from build_engines.checkpoint import Checkpoint
+from build_engines.codec import reference
+from build_engines.demo_voice import data, measures
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME
+from build_engines.demo_voice.data import VOICES, Utterance, write_shard
+from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ, Espeak, EspeakMissing, Mark
+from build_engines.demo_voice.parts import PARTS, Workshop
+from build_engines.demo_voice.settings import Budget, Settings
+from build_engines.demo_voice.training import OtherSettings
+from build_engines.qwen2_reference import Qwen2Reference
+from tritone.spark_tts.prompts import Prompts, Style
+
+NUM_UTTERANCES = 12
+PHONEMES = ("a", "n", "s", "o")
+TRAINED_PARTS = ("wave", "prenet", "speaker", "semantic", "vocoder", "language_model")
+
+SETTINGS = Settings(
+    size=dataclasses.replace(
+        synthetic.SIZES["tiny"],
+        vocab_size=13771,
+        codec_channels=128,  # the features between the vocoder's halves are 128 mels at every size
+        wave_channels=32,
+        lm_num_heads=1,
+        lm_num_key_value_heads=1,
+    ),
+    guided_lm_layers=(1,),
+    num_utterances=NUM_UTTERANCES,
+    num_heard=4,
+    wave=Budget(8, 2, 16, 2e-3, save_every=3),
+    prenet=Budget(8, 2, 16, 5e-3, save_every=3),
+    vocoder=Budget(4, 2, 8, 5e-4, save_every=3),
+    speaker=Budget(6, 2, 20, 1e-3, save_every=3),
+    semantic=Budget(8, 2, 20, 3e-3, save_every=3),
+    language_model=Budget(8, 2, 320, 1e-2, save_every=3),
+)
+
+
+def tone(index: int) -> tuple[Utterance, np.ndarray]:
+    """An "utterance" of four sounds of 0.1 s: harmonics whose colour is the sound's and whose F0 is the voice's."""
+    generator = np.random.default_rng(index)
+    voice, f0_hz = index % len(VOICES), 90.0 + 15 * index
+    order = generator.permutation(len(PHONEMES))
+    num_samples = SAMPLE_RATE_HZ // 10
+    time_s = np.arange(len(PHONEMES) * num_samples) / SAMPLE_RATE_HZ
+    colour = np.repeat(300.0 + 500 * order, num_samples)
+    wave = sum(
+        np.exp(-(((k * f0_hz - colour) / 400) ** 2)) * np.sin(2 * np.pi * k * f0_hz * time_s) for k in range(1, 12)
+    )
+    samples = np.round(8000 * wave / np.abs(wave).max()).astype(np.int16)
+    marks = [Mark(0.1 * place, PHONEMES[sound]) for place, sound in enumerate(order)]
+    utterance = Utterance(
+        text="one two",
+        voice=voice,
+        gender=int("+m" in VOICES[voice]),
+        words_per_minute=160,
+        pitch=50,
+        shift=1.0,
+        f0_hz=f0_hz,
+        syllables_per_s=4.0,
+        phonemes=[*marks, Mark(0.4, "_:")],
+        words=[Mark(0.0, "one", 0), Mark(0.2, "two", 4)],
+    )
+    return utterance, np.pad(samples, (0, 5 * SAMPLES_PER_FRAME))
+
+
+def prepare(directory: Path) -> Workshop:
+    """A workshop with the tones as its data."""
+    (directory / "data").mkdir(parents=True)
+    write_shard(directory / "data" / "000000.jsonl", [tone(index) for index in range(NUM_UTTERANCES)])
+    return Workshop(directory, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def single_thread() -> None:
+    torch.set_num_threads(1)  # as the training itself: sums have one order
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, single_thread: None) -> Workshop:
+    """Every part trained to its end, in the order of their needs."""
+    workshop = prepare(tmp_path_factory.mktemp("workshop"))
+    for name, part in sorted(PARTS.items(), key=lambda item: len(needs_of(item[0]))):
+        assert all(workshop.is_done(needed) for needed in part.needs)
+        part.run(workshop)
+    return workshop
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return Checkpoint.open(trained.assemble(tmp_path_factory.mktemp("checkpoints") / "tones"))
+
+
+def needs_of(name: str) -> set[str]:
+    """All parts that must come before one."""
+    return {name}.union(*(needs_of(needed) for needed in PARTS[name].needs))
+
+
+def test_all_parts_are_done_after_a_run_and_not_before(trained: Workshop, tmp_path: Path) -> None:
+    assert all(trained.is_done(name) for name in PARTS)
+    new = prepare(tmp_path / "new")
+    assert [name for name in PARTS if new.is_done(name)] == ["data"]
+
+
+@pytest.mark.parametrize("name", TRAINED_PARTS)
+def test_the_loss_falls(trained: Workshop, name: str) -> None:
+    history = trained.train(name)
+    assert np.isfinite(history).all()
+    assert len(history) == getattr(SETTINGS, name).num_steps
+    assert np.mean(history[-2:]) < np.mean(history[:2])
+
+
+@pytest.mark.parametrize("name", TRAINED_PARTS)
+def test_an_interrupted_part_ends_in_the_same_state(trained: Workshop, tmp_path: Path, name: str) -> None:
+    """The workshop of an interrupted run has all but the part itself."""
+    for path in trained.directory.iterdir():
+        if path.name != f"{name}.pt":
+            (tmp_path / path.name).symlink_to(path)
+    Workshop(tmp_path, SETTINGS).train(name, max_steps=2)
+    Workshop(tmp_path, SETTINGS).train(name)
+    found, expected = Workshop(tmp_path, SETTINGS).state(name), trained.state(name)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=0)
+
+
+def test_a_state_of_other_settings_is_not_gone_on_from(trained: Workshop) -> None:
+    other = dataclasses.replace(SETTINGS, wave=dataclasses.replace(SETTINGS.wave, num_steps=9))
+    with pytest.raises(OtherSettings, match=r"wave\.pt was trained with other settings.*remove it"):
+        Workshop(trained.directory, other).train("wave")
+
+
+def test_the_codec_of_the_checkpoint_runs(checkpoint: Checkpoint, trained: Workshop) -> None:
+    wav = torch.from_numpy(trained.data.waveform(0))[None]
+    with torch.inference_mode():
+        clip = wav.repeat(1, 13)[:, : checkpoint.num_reference_samples]
+        global_tokens = reference(checkpoint, "speaker_encoder")(clip)
+        semantic_tokens = reference(checkpoint, "semantic_encoder")(wav)
+        found = reference(checkpoint, "vocoder")(global_tokens, semantic_tokens)
+    assert global_tokens.shape == (1, 32)
+    assert semantic_tokens.shape == (1, wav.shape[1] // SAMPLES_PER_FRAME - 1)
+    assert set(semantic_tokens.flatten().tolist()) <= set(trained.data.codes.codes.tolist())
+    assert found.shape == (1, SAMPLES_PER_FRAME * semantic_tokens.shape[1])
+
+
+def test_the_checkpoint_hears_and_says_what_was_trained(checkpoint: Checkpoint, trained: Workshop) -> None:
+    """Half precision and the folded weights change little: what the files hold is what the parts ended with."""
+    clip = trained.data.waveform(1)
+    training = trained.training("vocoder")
+    training.module.load_state_dict(trained.state("vocoder"))
+    tokens = torch.arange(32)[None] * 7, torch.from_numpy(trained.data.codes.codes[trained.data.classes[1]])[None]
+    with torch.inference_mode():
+        found, expected = reference(checkpoint, "vocoder")(*tokens), training.module(*tokens)
+    assert len(clip) == found.shape[1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
+def test_the_language_model_of_the_checkpoint_is_the_trained_one(checkpoint: Checkpoint, trained: Workshop) -> None:
+    prompt = Prompts(checkpoint.tokenizer_path).controlled("one two", Style(0, 2, 2))
+    model = trained.training("language_model").module
+    model.load_state_dict(trained.state("language_model"))
+    vocabulary = trained._language_model()[1]
+    with torch.inference_mode():
+        compact, _cache = model.step(torch.from_numpy(vocabulary.rows(prompt))[None], None)
+    found = Qwen2Reference(checkpoint.lm, checkpoint.lm_file).logits(prompt)[0]
+    np.testing.assert_allclose(found, compact[0].numpy()[vocabulary.row_of_id], atol=0.02 * np.abs(found).max())
+
+
+def test_a_cached_language_model_says_what_an_uncached_one_says(trained: Workshop) -> None:
+    model = trained.training("language_model").module
+    ids = torch.arange(20)[None] * 3
+    mask = torch.ones(1, 20, 20, dtype=torch.bool).tril()
+    with torch.inference_mode():
+        hidden, _attention = model(ids, mask)
+        _logits, cache = model.step(ids[:, :12], None)
+        for position in range(12, 20):
+            logits, cache = model.step(ids[:, position : position + 1], cache)
+    torch.testing.assert_close(logits, hidden[:, -1] @ model.embed_tokens.weight.T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("f0_hz", [80.0, 123.0, 250.0])
+def test_f0_is_measured_within_one_percent(f0_hz: float) -> None:
+    phase = 2 * np.pi * f0_hz * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    assert measures.f0_hz(sum(np.sin(k * phase) / k for k in range(1, 20))) == pytest.approx(f0_hz, rel=0.01)
+
+
+def test_noise_has_no_f0() -> None:
+    assert np.isnan(measures.f0_hz(np.random.default_rng(0).normal(size=SAMPLE_RATE_HZ)))
+
+
+@pytest.fixture
+def espeak() -> Espeak:
+    try:
+        return Espeak.open()
+    except EspeakMissing as error:
+        pytest.skip(str(error))
+
+
+def test_espeak_marks_words_and_phonemes(espeak: Espeak) -> None:
+    spoken = espeak.speak("hello world", "en-us+m3", 160, 50, 10)
+    assert [(word.label, word.begin) for word in spoken.words] == [("hello", 0), ("world", 6)]
+    assert [mark.label for mark in spoken.phonemes if not data.is_pause(mark)][0] == "h"
+    assert data.count_syllables(spoken.phonemes) == 3
+    times_s = [mark.time_s for mark in spoken.phonemes]
+    assert times_s == sorted(times_s)
+    assert times_s[-1] <= len(spoken.samples) / SAMPLE_RATE_HZ
+
+
+@pytest.mark.parametrize("voice", [0, len(VOICES) - 1])
+@pytest.mark.parametrize("wanted_hz", [85.0, 200.0])
+def test_rendering_follows_the_wanted_f0(espeak: Espeak, voice: int, wanted_hz: float) -> None:
+    wanted_hz = max(wanted_hz, 120.0) if "+f" in VOICES[voice] else wanted_hz
+    utterance, samples = data.speak_at("the river is near the mountain", voice, wanted_hz, 4.0)
+    assert utterance.f0_hz == pytest.approx(wanted_hz, rel=0.08)
+    assert len(samples) % SAMPLES_PER_FRAME == 0
+
+
+def test_a_rendering_that_was_interrupted_goes_on_with_the_same(
+    espeak: Espeak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "SHARD_UTTERANCES", 2)
+    data.render(tmp_path / "whole", 4, 6.0, seed=1)
+    data.render(tmp_path / "resumed", 2, 6.0, seed=1)
+    data.render(tmp_path / "resumed", 4, 6.0, seed=1)
+    whole, resumed = (data.Dataset.open(tmp_path / name) for name in ("whole", "resumed"))
+    assert whole.utterances == resumed.utterances
+    assert all(np.array_equal(a, b) for a, b in zip(whole.samples, resumed.samples, strict=True))
+
+
+def test_without_espeak_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("build_engines.demo_voice.espeak._LIBRARY", "libespeak-ng-missing.so.1")
+    with pytest.raises(EspeakMissing, match="apt-get install libespeak-ng1"):
+        Espeak()
