@@ -36,11 +36,12 @@ BUILD := $(VENV_PYTHON) -m build_engines
 WITH_PRECISION := --model-dir "$(MODEL_DIR)" $(PRECISION:%=--precision %)
 CHECKPOINT := $(WITH_PRECISION) --profile $(PROFILE)
 
-.PHONY: help setup demo serve build verify download bench measure table peer docker-cpu docker-gpu test \
+.PHONY: help setup demo serve build verify download bench measure table peer docker-cpu docker-gpu gpu-check \
+	demo-voice demo-voice-evaluate test \
 	lint clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make a virtual environment in .venv with everything in it
 $(INSTALLED): pyproject.toml client/pyproject.toml requirements.lock
@@ -68,8 +69,9 @@ download: setup ## fetch the published checkpoint (3.9 GB, CC BY-NC-SA 4.0) into
 bench: build ## speed and memory of a server on MODEL_DIR (or SIZE), in a server of its own
 	$(VENV_PYTHON) -m benchmark speed $(WITH_PRECISION)
 
-measure: setup checkpoints/synthetic-full ## load a full-size server with noise for a quarter of an hour, for the README
-	$(VENV_PYTHON) -m benchmark run --model-dir checkpoints/synthetic-full --fixed-tokens 200 --out $(MEASURED)
+measure: setup checkpoints/synthetic-full ## load a server of the published sizes (which makes noise) for the README
+	$(VENV_PYTHON) -m benchmark run --model-dir checkpoints/synthetic-full --concurrency 1,2,4,8 --requests 8 \
+		--fixed-tokens 100 --beside published-l20 --out $(MEASURED)
 
 table: setup ## write the README's table from what `make measure` stored
 	$(VENV_PYTHON) -m benchmark table $(MEASURED)/run.json --into README.md
@@ -86,6 +88,16 @@ docker-cpu: ## build the image tritone:cpu (see docker/README.md)
 
 docker-gpu: ## build the image tritone:gpu; the engines are built on its first start
 	docker build --file docker/Dockerfile --target gpu --tag tritone:gpu .
+
+gpu-check: $(SYNTHETIC) ## build, verify, test and measure in the image tritone:gpu; one report, build/gpu-check/check.md, for an issue
+	docker run --rm --gpus all --shm-size 1g --user 0 --volume "$(CURDIR):/work" --workdir /work \
+		--entrypoint /opt/nvidia/nvidia_entrypoint.sh tritone:gpu docker/check --model-dir "$(MODEL_DIR)" --output-dir build/gpu-check
+
+demo-voice: setup ## train the demo voice from nothing (hours; resumable; needs Debian's libespeak-ng1)
+	$(VENV_PYTHON) -m build_engines.demo_voice
+
+demo-voice-evaluate: setup ## measure MODEL_DIR's speech; fails where a figure is missed
+	$(VENV_PYTHON) -m build_engines.demo_voice evaluate --checkpoint "$(MODEL_DIR)"
 
 test: setup $(PERF_ANALYZER) ## run the tests
 	$(VENV_PYTHON) -m pytest

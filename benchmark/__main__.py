@@ -1,11 +1,12 @@
 """`python -m benchmark`: measurements of Tritone, each a subcommand.
 
-What builds or reads engines is imported by the subcommands that do: it brings PyTorch, and a load test needs none.
+What reads engines is imported by the subcommands that do: it brings PyTorch, and a load test needs none.
 """
 
 import argparse
 import asyncio
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from benchmark.worklists import WorklistError, load_worklist
 from tritone.serve import DEFAULT_GRPC_PORT, DEFAULT_METRICS_PORT, ServerError, TritonServer
 
 BESIDE = {"published-l20": PUBLISHED_L20}
+PROFILES = ("cpu", "gpu")
 PRECISIONS = ("int8", "bf16", "f32")
 
 
@@ -95,6 +97,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     server = parser.add_mutually_exclusive_group(required=True)
     server.add_argument("--url", help="host:port of a running server's gRPC endpoint")
     server.add_argument("--model-dir", type=Path, help="a checkpoint, to be served for the time of the run")
+    parser.add_argument("--profile", choices=PROFILES, default="cpu", help="of the engines for --model-dir")
     _add_precision(parser)
     parser.add_argument("--metrics-url", help=f"host:port of its metrics; else the same host, {DEFAULT_METRICS_PORT}")
     parser.add_argument("--out", type=Path, required=True, help="the folder of the results")
@@ -213,13 +216,19 @@ def _seams(args: argparse.Namespace) -> int:
 
 
 def _repository(args: argparse.Namespace) -> Path:
-    from build_engines.repository import build_repository, repository_dir
-
-    return build_repository(args.model_dir, repository_dir(args.model_dir, args.precision), args.precision)
+    """Build what is missing of the checkpoint's repository, in a process of its own: what a load generator measures
+    shall not depend on what was built before in its process."""
+    profile = getattr(args, "profile", "cpu")
+    command = [sys.executable, "-m", "build_engines", "repository", "--model-dir", str(args.model_dir)]
+    command += ["--profile", profile, *(["--precision", args.precision] if args.precision else [])]
+    built = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if built.returncode:
+        raise SystemExit(built.returncode)  # it has said why
+    return Path(built.stdout.strip())
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--precision", choices=PRECISIONS, default="int8", help="of the language model")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the language model; else the profile's own")
 
 
 def _positive(text: str) -> int:

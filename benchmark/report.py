@@ -142,10 +142,10 @@ def server_table(run: Run) -> tuple[list[str], list[list[str]]]:
 
 
 def readme_table(run: Run) -> str:
-    """The table of the README, in Markdown, and under it what was measured where."""
+    """The table of the README, in Markdown, and under it what was measured where; without interrupted levels."""
     throughput = Column("audio s/s", lambda figures: f"{figures.audio_s_per_s:.2f}")
     columns = [*_LATENCY, *_FIRST_AUDIO, _RTF, throughput, _ERRORS]
-    rows = [_row(measurement, columns) for measurement in run.measurements]
+    rows = [_row(measurement, columns) for measurement in run.measurements if measurement.is_complete]
     return f"{markdown_table(['mode', 'concurrency', *(column.name for column in columns)], rows)}\n\n{describe(run)}"
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from build_engines import checks, download, synthetic, trtllm
+from build_engines import checks, download, self_check, synthetic, trtllm
 from build_engines.checkpoint import Checkpoint, CheckpointError
 from build_engines.profiles import PRECISIONS, PROFILES
 from build_engines.repository import build_repository, repository_dir, verify_repository
@@ -40,12 +40,22 @@ def main() -> int:
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--output-dir", type=Path, required=True)
 
+    check = commands.add_parser("check", help="build, verify, test and measure on this machine; write one report")
+    check.add_argument("--model-dir", type=Path, required=True, help="a checkpoint in Spark-TTS's layout")
+    check.add_argument("--profile", choices=PROFILES, default="gpu")
+    check.add_argument("--concurrency", default=self_check.CONCURRENCY, help="levels of the benchmark")
+    check.add_argument("--output-dir", type=Path, required=True)
+
     args = parser.parse_args()
     try:
         if args.command == "download":
             download.download_checkpoint(args.output_dir)
         elif args.command == "synthetic":
             synthetic.write_synthetic_checkpoint(args.output_dir, args.size, args.seed)
+        elif args.command == "check":
+            passed = self_check.self_check(args.model_dir, args.profile, args.output_dir, args.concurrency)
+            print(args.output_dir / "check.md")
+            return 0 if passed else 1
         elif args.command == "lm-checkpoint":
             print(trtllm.write_lm_checkpoint(Checkpoint.open(args.model_dir), args.output_dir, args.precision))
         else:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from helm_python import Chart
+
+from tests import helm
 
 CHART_DIR = Path(__file__).resolve().parent.parent / "kubernetes" / "tritone"
 VALUES_DIR = CHART_DIR.parent / "values"
@@ -29,10 +30,9 @@ def render(
     """All manifests of a release.
 
     Raises:
-        helm_python.errors.HelmValuesError: the values do not fit the schema; names them.
+        helm.ValuesRefused: the values do not fit the schema; names them.
     """
-    with Chart.load(CHART_DIR) as chart:
-        rendered = chart.render(dict(values), name=release, namespace=namespace, is_upgrade=is_upgrade)
+    rendered = helm.render(CHART_DIR, values, name=release, namespace=namespace, is_upgrade=is_upgrade)
     return [
         manifest
         for path, text in sorted(rendered.items())

@@ -7,6 +7,7 @@ image, read-only; its environment, user, folder and entry point; the first proce
 /opt/venv. The network is this machine's, too.
 """
 
+import json
 import os
 import re
 import shlex
@@ -20,7 +21,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import dockerfile
 import psutil
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -84,10 +84,32 @@ class Image:
                     shutil.copy(path, copy)
 
 
+@dataclass(frozen=True)
+class _Command:
+    """One line of the Dockerfile, as BuildKit's parser reads it."""
+
+    cmd: str
+    value: tuple[str, ...]
+    flags: tuple[str, ...]
+    start_line: int
+
+
+def _commands() -> list[_Command]:
+    """Parsed in a process of its own: the parser is a Go library, see tests/helm.py."""
+    program = (
+        "import dockerfile, json, sys\n"
+        "commands = dockerfile.parse_file(sys.argv[1])\n"
+        "print(json.dumps([(c.cmd, c.value, c.flags, c.start_line) for c in commands]))"
+    )
+    arguments = [sys.executable, "-c", program, str(DOCKERFILE)]
+    commands = json.loads(subprocess.run(arguments, capture_output=True, check=True).stdout)
+    return [_Command(cmd, tuple(value), tuple(flags), line) for cmd, value, flags, line in commands]
+
+
 def _images() -> dict[str, Image]:
     images: dict[str, Image] = {}
     arguments: dict[str, str] = {}
-    for command in dockerfile.parse_file(str(DOCKERFILE)):
+    for command in _commands():
         value = command.value
         if command.cmd == "ARG":
             name, _, default = value[0].partition("=")

@@ -12,7 +12,18 @@ from tritone import serve
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 MAKEFILE = (PROJECT_DIR / "Makefile").read_text()
 COMMANDS = re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE)
-VARIABLES = ("SIZE", "MODEL_DIR", "PRECISION", "PROFILE", "HOST", "HTTP_PORT", "GRPC_PORT", "METRICS_PORT", "PYTHON", "MAKEFLAGS")
+VARIABLES = (
+    "SIZE",
+    "MODEL_DIR",
+    "PRECISION",
+    "PROFILE",
+    "HOST",
+    "HTTP_PORT",
+    "GRPC_PORT",
+    "METRICS_PORT",
+    "PYTHON",
+    "MAKEFLAGS",
+)
 
 
 def make(*arguments: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations  # the stub fills `pb_utils` only after it has imported this
 
 import asyncio
-import functools
 import json
 import logging
 import threading
@@ -120,7 +119,10 @@ class Metric:
         self._metric: Any = None
         with self._giving_up():
             buckets = {"buckets": [float(bound) for bound in family.buckets]} if family.buckets else {}
-            self._metric = _triton_family(family).Metric(labels=dict(labels or {}), **buckets)
+            # Kept, since metrics end with their family; by each of them, since a family that outlives its model, in a
+            # module's variable, crashes the process when it ends.
+            self._family = _triton_family(family)
+            self._metric = self._family.Metric(labels=dict(labels or {}), **buckets)
 
     def add(self, amount: float) -> None:
         """Count on."""
@@ -150,7 +152,6 @@ class Metric:
             self._metric = None
 
 
-@functools.cache  # kept, since metrics end with their family
 def _triton_family(family: MetricFamily) -> Any:
     kind = getattr(pb_utils.MetricFamily, family.kind.upper())
     return pb_utils.MetricFamily(name=family.name, description=family.description, kind=kind)

@@ -1,6 +1,7 @@
 """`python -m build_engines.demo_voice`: train the demo voice from nothing, or measure a checkpoint."""
 
 import argparse
+import fcntl
 import logging
 import os
 import subprocess
@@ -31,7 +32,9 @@ class PartFailed(Exception):
 def main() -> int:
     """The command line; the status is 0, or 1 with one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m build_engines.demo_voice", description=__doc__)
-    parser.add_argument("--work-dir", type=Path, default=_WORK_DIR, help="data and states; build/demo_voice unless said")
+    parser.add_argument(
+        "--work-dir", type=Path, default=_WORK_DIR, help="data and states; build/demo_voice unless said"
+    )
     parser.add_argument("--output-dir", type=Path, default=_CHECKPOINT_DIR, help="the checkpoint")
     parser.add_argument("--part", choices=PARTS, help="this part alone, in this process")
     commands = parser.add_subparsers(dest="command")
@@ -45,7 +48,7 @@ def main() -> int:
             from build_engines.demo_voice.evaluation import evaluate_checkpoint  # pocketsphinx is needed here alone
 
             return 0 if evaluate_checkpoint(args.checkpoint, args.num_utterances, through_server=args.server) else 1
-        _make(args.work_dir, args.output_dir, args.part)
+        _make(args.work_dir.resolve(), args.output_dir.resolve(), args.part)
     except (EspeakMissing, OtherSettings, CheckpointError, PartFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -61,7 +64,10 @@ def _make(work_dir: Path, output_dir: Path, part: str | None) -> None:
     if part is not None:
         os.nice(_NICENESS)
         torch.set_num_threads(1)
-        PARTS[part].run(workshop)
+        # a process that outlived a killed run keeps its part until it is done with it
+        with (work_dir / f"{part}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            PARTS[part].run(workshop)
         logging.info("%s: done", part)
         return
     _run_all(workshop)
@@ -76,13 +82,15 @@ def _run_all(workshop: Workshop) -> None:
     """
     done = {name for name in PARTS if workshop.is_done(name)}
     running: dict[str, subprocess.Popen[bytes]] = {}
+    lines: dict[str, int] = {}  # of the terminal, for each part's progress
     failed: list[str] = []
     try:
         while running or (len(done) < len(PARTS) and not failed):
             for name, part in PARTS.items():
                 is_ready = name not in done and name not in running and done.issuperset(part.needs)
                 if is_ready and not failed and len(running) < _NUM_PROCESSES:
-                    running[name] = _start(workshop, name)
+                    lines[name] = min(set(range(_NUM_PROCESSES)) - {lines[other] for other in running})
+                    running[name] = _start(workshop, name, lines[name])
             time.sleep(_POLL_S)
             for name in [name for name, process in running.items() if process.poll() is not None]:
                 (done.add if running.pop(name).returncode == 0 else failed.append)(name)
@@ -93,9 +101,9 @@ def _run_all(workshop: Workshop) -> None:
         raise PartFailed(f"{', '.join(failed)} failed: see above, and {workshop.directory / 'training.log'}")
 
 
-def _start(workshop: Workshop, name: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "build_engines.demo_voice", "--work-dir", workshop.directory, "--part", name]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def _start(workshop: Workshop, name: str, line: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "build_engines.demo_voice", "--work-dir", str(workshop.directory), "--part", name]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_POSITION": str(line)}
     return subprocess.Popen(command, cwd=PROJECT_DIR, env=environment)
 
 

@@ -4,18 +4,17 @@ Semantic codes: which phoneme, and for how many frames it has lasted. Global cod
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from build_engines.demo_voice.espeak import Mark
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
 
 SAMPLES_PER_FRAME = 320
 FRAMES_PER_S = 50
-NUM_CODES, CODE_DIM = 8192, 8
+NUM_CODES = 8192
 FSQ_LEVELS = (4, 4, 4, 4, 4, 4)
 
 # Ages beyond these are one: of phonemes nobody hears the difference; of pauses the language model must know when they
@@ -26,8 +25,6 @@ _PAUSE_LABELS = ("_", "_:", "")
 
 # Codes spread over the 8192, so that nothing can rely on the used ones being the first.
 _CODE_STRIDE, _CODE_OFFSET = 13, 5
-_MIN_LAST_COORDINATE = 0.25  # used codes keep to one side, all unused ones point to the other
-_NUM_SPREADING_STEPS = 300
 
 # F0 lies on a thermometer: of 32 tokens x 3 steps, as many are up as log F0 is above the lowest. Any function of F0 is
 # then nearly a linear one of the digits, and a wrong digit shifts F0 by one step of 2%. A second one, half a step
@@ -69,41 +66,17 @@ class SemanticCodes:
         centres_s = (np.arange(num_frames) + 0.5) / FRAMES_PER_S
         current = np.searchsorted(starts, centres_s, side="right") - 1
         # neighbouring pauses are one
-        run = np.cumsum([0, *(a != _PAUSE or b != _PAUSE for a, b in zip(labels[:-1], labels[1:], strict=True))])[current]
+        run = np.cumsum([0, *(a != _PAUSE or b != _PAUSE for a, b in itertools.pairwise(labels))])[current]
         first_frame = np.searchsorted(run, run, side="left")
         ages = np.arange(num_frames) - first_frame
         is_silent = np.array([label == _PAUSE for label in labels])[current]
         bases = np.array([_NUM_AGES * self._index.get(label, len(self.phonemes)) for label in labels])[current]
         return (bases + np.minimum(ages, np.where(is_silent, _NUM_PAUSE_AGES, _NUM_AGES) - 1)).astype(np.int16)
 
-    def codebook(self) -> torch.Tensor:
-        """Directions [codes, 8]: those of the classes as far from each other as can be, all others out of the way."""
-        codebook = torch.zeros(NUM_CODES, CODE_DIM)
-        codebook[:, -1] = -1
-        codebook[torch.from_numpy(self.codes)] = _spread_directions(self.num_classes)
-        return codebook
-
 
 def is_pause(mark: Mark) -> bool:
     """Whether espeak says nothing there."""
     return mark.label in _PAUSE_LABELS
-
-
-@functools.cache
-def _spread_directions(count: int) -> torch.Tensor:
-    """`count` unit vectors [count, 8] on one side, moved away from their nearest neighbours; always the same ones."""
-    points = torch.randn(count, CODE_DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-    def on_one_side() -> torch.Tensor:
-        points[:, -1] = points[:, -1].abs().clamp_min(_MIN_LAST_COORDINATE * points.norm(dim=1))
-        return functional.normalize(points, dim=1)
-
-    for step in range(_NUM_SPREADING_STEPS):
-        points = on_one_side()
-        similarities = points @ points.T - 2 * torch.eye(count, dtype=torch.float64)
-        pushes = torch.softmax(20 * similarities, dim=1) @ points
-        points = points - 0.2 * (1 - step / _NUM_SPREADING_STEPS) * pushes
-    return on_one_side().float()
 
 
 def global_digits(voice: int, f0_hz: float) -> np.ndarray:

@@ -5,7 +5,9 @@ import functools
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ, Espeak, Mark, Spoken
 from build_engines.demo_voice.texts import training_text
 from tritone.audio import normalize_volume
 
-VOICES = tuple(f"en-us+{variant}" for variant in "m1 m2 m3 m4 m5 m6 m7 f1 f2 f3 f4 f5".split())
+VOICES = tuple(f"en-us+{sex}{number}" for sex, count in (("m", 7), ("f", 5)) for number in range(1, count + 1))
 MALE = 1  # the gender token
 
 # Espeak's own melody is small at this range, so that one F0 describes an utterance.
@@ -37,7 +39,8 @@ _MIN_RATE, _MAX_RATE = 80, 400
 
 # Around the speech, so that it begins and ends softly and the language model has an end to recognise.
 _LEADING_SILENCE_S, _TRAILING_SILENCE_S = 0.06, 0.16
-SHARD_UTTERANCES = 250
+SHARD_UTTERANCES = 500
+_NUM_PROCESSES = 2
 _VOWELS = "aAeEiIoOuUV03@"
 
 
@@ -122,22 +125,38 @@ class Dataset:
 def render(directory: Path, num_utterances: int, max_duration_s: float, seed: int) -> None:
     """Render the utterances into a folder, in shards; those that are there are not rendered again.
 
+    Each shard has a process of its own: espeak-ng's flutter goes on from one utterance to the next, so only a fresh
+    process says the same again.
+
     Raises:
         EspeakMissing: there is no libespeak-ng.
     """
+    Espeak.open()  # one error here rather than one a shard
     directory.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=num_utterances, desc="data", unit=" utterances") as progress:
+    with (
+        ProcessPoolExecutor(_NUM_PROCESSES, get_context("spawn"), max_tasks_per_child=1) as processes,
+        tqdm(total=num_utterances, desc="data", unit=" utterances") as progress,
+    ):
+        shards = {}
         for begin in range(0, num_utterances, SHARD_UTTERANCES):
             indices = range(begin, min(begin + SHARD_UTTERANCES, num_utterances))
             path = directory / f"{begin:06}.jsonl"
-            if not path.exists():
-                write_shard(path, [render_one(seed, index, max_duration_s) for index in indices])
-            progress.update(len(indices))
+            if path.exists():
+                progress.update(len(indices))
+            else:
+                shards[processes.submit(_render_shard, path, indices, max_duration_s, seed)] = len(indices)
+        for shard in as_completed(shards):
+            shard.result()
+            progress.update(shards[shard])
+
+
+def _render_shard(path: Path, indices: range, max_duration_s: float, seed: int) -> None:
+    write_shard(path, [render_one(seed, index, max_duration_s) for index in indices])
 
 
 def write_shard(path: Path, rendered: Sequence[tuple[Utterance, np.ndarray]]) -> None:
     """Write utterances and their int16 samples to `path` (.jsonl) and beside it (.npy); the first appears last."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # one left over by a killed run may still be at work
     with partial.open("wb") as file:
         np.save(file, np.concatenate([samples for _utterance, samples in rendered]))
     os.replace(partial, path.with_suffix(".npy"))
@@ -198,9 +217,7 @@ def count_syllables(phonemes: Sequence[Mark]) -> int:
     return sum(mark.label[0] in _VOWELS for mark in phonemes if not is_pause(mark))
 
 
-def _within(
-    generator: np.random.Generator, cutoffs: Sequence[float], outer: tuple[float, float], label: int
-) -> float:
+def _within(generator: np.random.Generator, cutoffs: Sequence[float], outer: tuple[float, float], label: int) -> float:
     edges = (outer[0], *cutoffs, outer[1])
     return float(generator.uniform(edges[label], edges[label + 1]))
 

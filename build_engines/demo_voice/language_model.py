@@ -4,6 +4,7 @@ It is trained on the tokens in use alone, about two thousand. One more row stand
 often as there are of them, so that, written out for each of them, the full vocabulary has the same probabilities.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from build_engines.demo_voice import measures
 from build_engines.demo_voice.codes import global_digits, global_tokens, used_global_tokens
 from build_engines.demo_voice.data import Dataset, Utterance
 from build_engines.demo_voice.listening import Heard
+from build_engines.demo_voice.muon import Muon
 from build_engines.demo_voice.qwen2 import Qwen2
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.training import Losses, Training
@@ -29,7 +31,7 @@ from tritone.voices import TokenVoice
 # Shares of the modes. Controlled ones are the only ones that learn to choose a pitch and a voice; clones with a
 # transcript have two things to learn, when to begin anew among them.
 _CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.2, 0.2  # the rest: clones with a transcript
-_MODERATE = 2  # the labels that a request for fine values has beside them
+_MODERATE = 2
 _REFERENCE_HEARD_SHARE = 0.7
 _SAME_F0 = 0.03  # two utterances of a voice whose F0 differs by less have one timbre
 _SEPARATORS = ("", "", " ")  # between transcript and text, which the published prompt joins without one
@@ -75,7 +77,7 @@ class CompactVocabulary:
         self.row_of_id = np.full(size, self.num_rows - 1)
         self.row_of_id[self.ids] = np.arange(len(self.ids))
 
-    def rows(self, ids: Sequence[int]) -> np.ndarray:
+    def rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The rows of token ids, int64, same length."""
         return self.row_of_id[np.asarray(ids, np.int64)]
 
@@ -118,9 +120,10 @@ class Examples:
             index = int(generator.integers(len(self._data)))
             share = generator.random()
             if share < _CONTROLLED_SHARE:
-                example = self._controlled(index, fine=False)
+                example = self._controlled(index, gives_pitch=False, gives_speed=False)
             elif share < _CONTROLLED_SHARE + _FINE_SHARE:
-                example = self._controlled(index, fine=True)
+                gives_pitch, gives_speed = ((True, True), (True, False), (False, True))[generator.integers(3)]
+                example = self._controlled(index, gives_pitch=gives_pitch, gives_speed=gives_speed)
             else:
                 with_transcript = share >= _CONTROLLED_SHARE + _FINE_SHARE + _CLONE_SHARE
                 example = self._clone(index, self._reference(index, generator), with_transcript, generator)
@@ -149,28 +152,32 @@ class Examples:
             candidates = heard
         return int(candidates[generator.integers(len(candidates))])
 
-    def _controlled(self, index: int, *, fine: bool) -> Example:
+    def _controlled(self, index: int, *, gives_pitch: bool, gives_speed: bool) -> Example:
+        """A given value has the label "moderate" beside it, as a request has that names the value alone."""
         utterance, t = self._data.utterances[index], self._prompts.tokens
-        pitch, speed = utterance.pitch_label, utterance.speed_label
-        style = Style(utterance.gender, _MODERATE, _MODERATE) if fine else Style(utterance.gender, pitch, speed)
-        prompt = self._prompts.controlled(utterance.text, style)
+        pitch_label = _MODERATE if gives_pitch else utterance.pitch_label
+        speed_label = _MODERATE if gives_speed else utterance.speed_label
+        prompt = self._prompts.controlled(utterance.text, Style(utterance.gender, pitch_label, speed_label))
         pitch_value = min(int(utterance.pitch_mel), len(t.pitch_values) - 1)
         speed_value = min(int(utterance.syllables_per_s), len(t.speed_values) - 1)
-        values = [t.pitch_values[pitch_value], t.speed_values[speed_value]]
         voice = [t.global_tokens[int(token)] for token in _true_global_tokens(utterance)]
-        given = [*prompt, *values] if fine else prompt
-        follows = [] if fine else values
-        follows = [*follows, t.end_acoustic, t.start_global, *voice, t.end_global, t.start_semantic]
-        example = self._example(index, given, follows, text_begin=2)
-        pitch_at = -1
-        if not fine:
-            cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
-            if np.abs(np.array(cutoffs) - utterance.pitch_mel).min() > _LABEL_MARGIN_MEL:
-                pitch_at = len(prompt)
-            if np.abs(np.array(measures.SPEED_CUTOFFS) - utterance.syllables_per_s).min() < _LABEL_MARGIN_SPEED:
-                example.weights[len(prompt) + 1] = 0
-            example.weights[len(prompt)] = 0  # the pitch has a loss of its own
-        return Example(example.ids, example.weights, example.characters, pitch_at)
+        example = self._example(
+            index,
+            prompt,
+            [
+                *(t.pitch_values[pitch_value], t.speed_values[speed_value], t.end_acoustic),
+                *(t.start_global, *voice, t.end_global, t.start_semantic),
+            ],
+            text_begin=2,
+        )
+        pitch_at, speed_at = len(prompt), len(prompt) + 1
+        example.weights[pitch_at] = 0  # it has a loss of its own
+        if gives_speed or _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < _LABEL_MARGIN_SPEED:
+            example.weights[speed_at] = 0
+        cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
+        if gives_pitch or _distance(cutoffs, utterance.pitch_mel) < _LABEL_MARGIN_MEL:
+            pitch_at = -1
+        return dataclasses.replace(example, pitch_at=pitch_at)
 
     def _clone(self, index: int, reference: int, with_transcript: bool, generator: np.random.Generator) -> Example:
         utterance, said = self._data.utterances[index], self._data.utterances[reference]
@@ -250,7 +257,7 @@ def training(
     matrices = [parameter for parameter in model.layers.parameters() if parameter.ndim == 2]
     others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
     optimizers = [
-        torch.optim.Muon(matrices, budget.learning_rate, weight_decay=0.0),
+        Muon(matrices, budget.learning_rate),
         torch.optim.Adam(others, _ADAM_LEARNING_RATE_SHARE * budget.learning_rate, betas=(0.9, 0.98)),
     ]
     return Training(model, optimizers, losses), vocabulary
@@ -265,12 +272,11 @@ def _pack(rows: list[list[Example]], length: int, vocabulary: CompactVocabulary)
     ids, weights = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
     sequence = -1 - np.tile(np.arange(length), (len(rows), 1))
     low, high, pitches = (np.full(shape, -1) for _ in range(3))
-    pitch_row = vocabulary.row_of_id
     for row, examples in enumerate(rows):
         begin = 0
         for number, example in enumerate(examples):
             span = slice(begin, begin + len(example.ids))
-            ids[row, span] = pitch_row[example.ids]
+            ids[row, span] = vocabulary.rows(example.ids)
             weights[row, span], sequence[row, span] = example.weights, number
             says = example.characters >= 0
             low[row, span] = np.where(says, begin + example.characters - _GUIDE_REACH, -1)
@@ -298,9 +304,9 @@ def _pitch_loss(hidden: torch.Tensor, wanted: torch.Tensor, model: Qwen2, pitch_
 def _initialise(model: Qwen2, vocabulary: CompactVocabulary, tokens: SpeechTokens) -> None:
     """Small embeddings; neighbouring pitch values have similar ones."""
     nn.init.normal_(model.embed_tokens.weight, std=0.05)
-    for layer in model.layers:
-        nn.init.zeros_(layer.self_attn.o_proj.weight)
-        nn.init.zeros_(layer.mlp.down_proj.weight)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            nn.init.zeros_(parameter)
     rows = torch.from_numpy(vocabulary.rows(tokens.pitch_values))
     size = model.embed_tokens.weight.shape[1]
     periods = torch.logspace(math.log10(2000), math.log10(20), size // 2)
@@ -311,3 +317,8 @@ def _initialise(model: Qwen2, vocabulary: CompactVocabulary, tokens: SpeechToken
 
 def _true_global_tokens(utterance: Utterance) -> np.ndarray:
     return global_tokens(global_digits(utterance.voice, utterance.f0_hz))
+
+
+def _distance(cutoffs: Sequence[float], value: float) -> float:
+    """To the nearest cut-off."""
+    return min(abs(cutoff - value) for cutoff in cutoffs)

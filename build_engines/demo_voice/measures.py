@@ -1,11 +1,14 @@
 """What is measured of speech, in training data and in what the demo voice says: F0, duration, and their labels."""
 
+from typing import Literal
+
 import numpy as np
 
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ
 
-GENDERS = ("female", "male")  # in the order of the gender tokens
-LABELS = ("very_low", "low", "moderate", "high", "very_high")
+Level = Literal["very_low", "low", "moderate", "high", "very_high"]
+GENDERS: tuple[Literal["female", "male"], ...] = ("female", "male")  # in the order of the gender tokens
+LABELS: tuple[Level, ...] = ("very_low", "low", "moderate", "high", "very_high")
 # Spark-TTS's own cut-offs between the five labels; the pitch ones in mel, by gender.
 PITCH_CUTOFFS_MEL = ((224.3, 257.5, 313.2, 352.6), (144.3, 163.2, 211.0, 249.5))
 SPEED_CUTOFFS = (2.55, 3.31, 4.72, 5.46)  # syllables per second, in English

@@ -19,7 +19,7 @@ from build_engines.demo_voice import (
 )
 from build_engines.demo_voice import data as rendered
 from build_engines.demo_voice.data import Dataset
-from build_engines.demo_voice.settings import Budget, Settings
+from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.training import Training, device, is_trained, train, trained_state
 from tritone.spark_tts.prompts import Prompts
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
@@ -66,8 +66,7 @@ class Workshop:
 
     def train(self, name: str, max_steps: int | None = None) -> list[float]:
         """Train one part, at most `max_steps` further, and give the losses of all its steps so far."""
-        path, budget = self._path(name), self._budget(name)
-        return train(self.training(name), path, budget, self.settings.seed, max_steps)
+        return train(self.training(name), self._path(name), self.settings, max_steps)
 
     def listen(self) -> None:
         """What the trained encoders hear."""
@@ -76,11 +75,16 @@ class Workshop:
 
     def assemble(self, output_dir: Path) -> Path:
         """Write the checkpoint of the trained parts."""
-        states = [self.state(name) for name in ("vocoder", "speaker", "semantic", "language_model")]
         vocabulary = self._language_model()[1]
-        self.prompts  # noqa: B018  writes the tokenizer
         return assembly.write_checkpoint(
-            output_dir, self.settings, self.directory / "tokenizer.json", *states, vocabulary=vocabulary
+            output_dir,
+            self.settings,
+            self.directory / "tokenizer.json",
+            vocoder=self.state("vocoder"),
+            speaker=self.state("speaker"),
+            semantic=self.state("semantic"),
+            language_model=self.state("language_model"),
+            vocabulary=vocabulary,
         )
 
     def is_done(self, name: str) -> bool:
@@ -89,18 +93,15 @@ class Workshop:
             return self._num_shards("data", "jsonl") == -(-self.settings.num_utterances // rendered.SHARD_UTTERANCES)
         if name == "listening":
             return self._num_shards("heard", "npz") == -(-self.settings.num_heard // listening.SHARD_UTTERANCES)
-        return is_trained(self._path(name), self._budget(name))
+        return is_trained(self._path(name), self.settings)
 
     def state(self, name: str) -> dict[str, torch.Tensor]:
         """The module of a trained part."""
-        return trained_state(self._path(name), self._budget(name))
+        return trained_state(self._path(name), self.settings)
 
     def _language_model(self) -> tuple[Training, language_model.CompactVocabulary]:
         heard = listening.load_heard(self.directory / "heard", NUM_GLOBAL_TOKENS)
         return language_model.training(self.data, heard, self.prompts, self.settings, self._device)
-
-    def _budget(self, name: str) -> Budget:
-        return getattr(self.settings, name)
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.pt"
@@ -125,8 +126,8 @@ def _trained(name: str, *needs: str) -> Part:
 PARTS: dict[str, Part] = {
     "data": Part((), Workshop.render),
     "semantic": _trained("semantic", "data"),
-    "wave": _trained("wave", "data"),
     "speaker": _trained("speaker", "data"),
+    "wave": _trained("wave", "data"),
     "listening": Part(("semantic", "speaker"), Workshop.listen),
     "language_model": _trained("language_model", "listening"),
     "prenet": _trained("prenet", "data"),

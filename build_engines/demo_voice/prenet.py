@@ -5,6 +5,7 @@ import torch
 
 from build_engines import synthetic
 from build_engines.demo_voice.clips import draw_clips
+from build_engines.demo_voice.codebook import codebook
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.spectra import LogMel
@@ -34,7 +35,7 @@ def make_vocoder(data: Dataset, settings: Settings, device: torch.device) -> Voc
     """An untrained vocoder with the data's codebook, which stays as it is."""
     torch.manual_seed(settings.seed)
     vocoder = Vocoder(synthetic.bicodec_config(settings.size))
-    vocoder.quantizer.codebook.weight.data.copy_(data.codes.codebook())
+    vocoder.quantizer.codebook.weight.data.copy_(codebook(data.codes))
     vocoder.quantizer.codebook.requires_grad_(False)
     for unused in (vocoder.quantizer.in_project, vocoder.speaker.quantizer.project_in):  # the encoders' halves
         unused.requires_grad_(False)

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from build_engines import synthetic
 from build_engines.demo_voice.clips import draw_clips
+from build_engines.demo_voice.codebook import codebook, unused_direction
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.training import Losses, Training
@@ -22,17 +23,19 @@ def make_encoder(data: Dataset, settings: Settings) -> SemanticEncoder:
     layers = encoder.wav2vec2.encoder.layers
     for index in range(settings.num_trained_wav2vec2_layers, len(layers)):
         layers[index] = nn.Identity()
-    encoder.quantizer.codebook.weight.data.copy_(data.codes.codebook())
+    encoder.quantizer.codebook.weight.data.copy_(codebook(data.codes))
     encoder.quantizer.codebook.requires_grad_(False)
     encoder.quantizer.out_project.requires_grad_(False)  # the vocoder's half
     return encoder
 
 
 def training(data: Dataset, settings: Settings, device: torch.device) -> Training:
-    """The encoder's training on random clips: each frame's direction towards its own code among those in use."""
+    """The encoder's training on random clips: each frame's direction towards its own code among those there are."""
     budget = settings.semantic
     encoder = make_encoder(data, settings).to(device)
-    directions = functional.normalize(encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)], dim=1)
+    used = encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)]
+    # the unused codes are one more class, which is never right
+    directions = functional.normalize(torch.cat([used, unused_direction()[None].to(device)]), dim=1)
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)

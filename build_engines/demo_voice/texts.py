@@ -34,8 +34,8 @@ _WORDS: dict[str, str] = {
         drive drop eat enjoy enter feel fill find follow forget get give hate hear help hide hold join keep know learn
         leave like lose love make meet miss move need open paint pass pick play pull push reach read remember see
         sell send share show start stop take teach touch use visit want wash wear win write""",
-    "motion": "come dance fall fly go grow jump laugh listen live rest return ride run sing sit sleep smile speak stand "
-    "stay swim talk think travel wait wake walk work",
+    "motion": "come dance fall fly go grow jump laugh listen live rest return ride run sing sit sleep smile speak "
+    "stand stay swim talk think travel wait wake walk work",
     "adverb": "again alone already always early everywhere here inside later never now often once outside slowly soon "
     "sometimes there today together tomorrow tonight twice well yesterday",
     "preposition": "about above across after around before behind beside between from in into near on over past "
@@ -48,11 +48,11 @@ _WORDS: dict[str, str] = {
     "do does has have had than more much many some any all both no yes hello thank goodbye sorry welcome of at for "
     "the it's sings works hear us me them him say said left first second last next other back off out up down",
 }
-_SMALL_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL_NUMBERS = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 MAX_NUMBER = 999
 
 WORDS: dict[str, tuple[str, ...]] = {kind: tuple(words.split()) for kind, words in _WORDS.items()}
@@ -91,13 +91,15 @@ PHRASES = (
 )
 
 VOCABULARY: tuple[str, ...] = tuple(
-    sorted({
-        *(word for words in WORDS.values() for word in words),
-        *_SMALL_NUMBERS,
-        *_TENS,
-        "hundred",
-        *(word for phrase in PHRASES for word in phrase.split()),
-    })
+    sorted(
+        {
+            *(word for words in WORDS.values() for word in words),
+            *_SMALL_NUMBERS,
+            *_TENS,
+            "hundred",
+            *(word for phrase in PHRASES for word in phrase.split()),
+        }
+    )
 )
 
 # A word class in brackets stands for one of its words.
@@ -176,7 +178,9 @@ def punctuate(sentence: str, generator: np.random.Generator) -> str:
         position = int(generator.integers(1, len(words) - 2))
         words[position] += ","
     asks = words[0] in (*WORDS["question"], "what", "who", "do", "can", "is", "are")
-    return " ".join(words).capitalize().replace(" i ", " I ") + ("?" if asks else "!" if generator.random() < 0.1 else ".")
+    return " ".join(words).capitalize().replace(" i ", " I ") + (
+        "?" if asks else "!" if generator.random() < 0.1 else "."
+    )
 
 
 def plain_words(text: str) -> list[str]:

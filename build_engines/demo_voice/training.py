@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from build_engines.demo_voice.settings import Budget
+from build_engines.demo_voice.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -52,32 +52,33 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def is_trained(path: Path, budget: Budget) -> bool:
-    """Whether the part whose state lies at `path` has made all its steps.
+def is_trained(path: Path, settings: Settings) -> bool:
+    """Whether the part whose state lies at `path` (its name is the part's) has made all its steps.
 
     Raises:
-        OtherSettings: it was trained with another budget.
+        OtherSettings: it was trained with other settings.
     """
-    return path.exists() and _load(path, budget)["step"] == budget.num_steps
+    return path.exists() and _load(path, settings)["step"] == settings.budget(path.stem).num_steps
 
 
-def trained_state(path: Path, budget: Budget) -> dict[str, torch.Tensor]:
+def trained_state(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
     """The module's state of a trained part, on the CPU.
 
     Raises:
         FileNotFoundError: the part has not been trained to its end.
         OtherSettings: see `is_trained`.
     """
-    if not is_trained(path, budget):
+    if not is_trained(path, settings):
         raise FileNotFoundError(f"{path} is not trained to its end: run this part first")
-    return _load(path, budget)["module"]
+    return _load(path, settings)["module"]
 
 
-def train(training: Training, path: Path, budget: Budget, seed: int, max_steps: int | None = None) -> list[float]:
-    """Train to the end of the budget, from the state at `path` if there is one, and keep the state there.
+def train(training: Training, path: Path, settings: Settings, max_steps: int | None = None) -> list[float]:
+    """Train the part that `path` is named after to the end of its budget, and keep its state there.
 
-    What happens in a step depends on the seed, the part's name and the step alone, and the state is replaced at once:
-    a run that was killed goes on from its last state as if nothing had happened.
+    It begins with the state that is there. What happens in a step depends on the seed, the part's name and the step
+    alone, and the state is replaced at once: a run that was killed goes on from its last state as if nothing had
+    happened.
 
     Args:
         max_steps: stop after so many, as an interruption would; the state is saved.
@@ -86,13 +87,13 @@ def train(training: Training, path: Path, budget: Budget, seed: int, max_steps: 
         The total losses of all steps so far.
 
     Raises:
-        OtherSettings: the state there is of another budget.
+        OtherSettings: the state there is of other settings.
     """
-    name = path.stem
+    name, budget = path.stem, settings.budget(path.stem)
     step, history = 0, []
     highest = [[group["lr"] for group in optimizer.param_groups] for optimizer in training.optimizers]
     if path.exists():
-        state = _load(path, budget)
+        state = _load(path, settings)
         step, history = state["step"], state["history"]
         training.module.load_state_dict(state["module"])
         for optimizer, optimizer_state in zip(training.optimizers, state["optimizers"], strict=True):
@@ -102,7 +103,7 @@ def train(training: Training, path: Path, budget: Budget, seed: int, max_steps: 
     began_at, first_step = time.monotonic(), step
     with tqdm(total=budget.num_steps, initial=step, desc=name, unit=" steps", mininterval=2) as progress:
         while step < last:
-            key = [seed, zlib.crc32(name.encode()), step]
+            key = [settings.seed, zlib.crc32(name.encode()), step]
             generator = np.random.default_rng(key)
             torch.manual_seed(int(generator.integers(2**63)))
             factor = _learning_rate_factor(step, budget.num_steps)
@@ -122,7 +123,7 @@ def train(training: Training, path: Path, budget: Budget, seed: int, max_steps: 
                 _log(name, step, budget.num_steps, losses, (time.monotonic() - began_at) / (step - first_step))
                 progress.set_postfix(loss=f"{np.mean(history[-_LOG_EVERY_STEPS:]):.3f}")
             if step % budget.save_every == 0 or step == last:
-                _save(training, path, budget, step, history)
+                _save(training, path, settings, step, history)
     return history
 
 
@@ -145,11 +146,11 @@ def _learning_rate_factor(step: int, num_steps: int) -> float:
     return _FINAL_LEARNING_RATE_SHARE + (1 - _FINAL_LEARNING_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _save(training: Training, path: Path, budget: Budget, step: int, history: list[float]) -> None:
+def _save(training: Training, path: Path, settings: Settings, step: int, history: list[float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     state = {
-        "budget": repr(budget),
+        "settings": settings.of_part(path.stem),
         "step": step,
         "history": history,
         "module": training.module.state_dict(),
@@ -162,10 +163,10 @@ def _save(training: Training, path: Path, budget: Budget, step: int, history: li
     os.replace(partial, path)
 
 
-def _load(path: Path, budget: Budget) -> dict[str, Any]:
+def _load(path: Path, settings: Settings) -> dict[str, Any]:
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["budget"] != repr(budget):
-        raise OtherSettings(f"{path} was trained with other settings ({state['budget']}): remove it to train it anew")
+    if state["settings"] != settings.of_part(path.stem):
+        raise OtherSettings(f"{path} was trained with other settings: remove it to train this part anew")
     return state
 
 

@@ -1,11 +1,13 @@
 """Real tritonservers, each started once for all live tests."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from build_engines.profiles import PRECISIONS, ProfileName
 from build_engines.repository import build_repository, copy_models, repository_dir
 from tritone.serve import TritonServer
 
@@ -20,8 +22,13 @@ def voices_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_repository(demo_checkpoint: Path) -> Path:
-    """The demo voice's model repository, the one of `make demo` in build/: what is there already is not built again."""
-    return build_repository(demo_checkpoint, repository_dir(demo_checkpoint, "int8"), "int8")
+    """The demo voice's model repository, the one of `make demo` in build/: what is there already is not built again.
+
+    PROFILE=gpu makes it the one for a GPU, for the tests that `make gpu-check` runs.
+    """
+    profile: ProfileName = "gpu" if os.environ.get("PROFILE") == "gpu" else "cpu"
+    precision = PRECISIONS[profile][0]
+    return build_repository(demo_checkpoint, repository_dir(demo_checkpoint, precision, profile), precision, profile)
 
 
 @pytest.fixture(scope="session")

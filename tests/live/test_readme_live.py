@@ -53,7 +53,7 @@ def test_benchmark_of_the_readme_measures(server: TritonServer, working_dir: Pat
 def test_the_table_of_the_readme_is_that_of_the_stored_run() -> None:
     stored = Run.load(PROJECT_DIR / "benchmark" / "measured" / "run.json")
     assert f"{BEGIN_MARK}\n{readme_table(stored)}\n{END_MARK}" in (PROJECT_DIR / "README.md").read_text()
-    assert stored.settings.fixed_tokens and all(not m.figures.errors and m.is_complete for m in stored.measurements)
+    assert stored.settings.fixed_tokens and not any(m.figures.errors for m in stored.measurements if m.is_complete)
 
 
 def test_python_of_the_readme_speaks(

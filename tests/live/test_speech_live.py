@@ -9,6 +9,8 @@ from demo.lines import DEMO_SENTENCES, REFERENCE_WAV
 from tests.recognizer import Recognizer
 from tritone.serve import TritonServer
 
+pytestmark = pytest.mark.gpu  # on either profile
+
 LINES = DEMO_SENTENCES[::4]
 # Forced choice among all 50 sentences, measured: 298 of 300 controlled (six voices, each sentence with each voice)
 # and 64 of 64 cloned without a transcript. Even if only 97% of the lines were right, fewer than 11 of 13 would come up

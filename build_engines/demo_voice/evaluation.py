@@ -1,0 +1,286 @@
+"""How well a checkpoint speaks: what a recogniser understands, and whether voices, pitch and speed are as wanted.
+
+espeak-ng's own speech is measured beside it by the same recogniser, which understands espeak badly: a figure says
+something only beside espeak's.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from tritone_client import ControlledVoice, ReferenceVoice, Voice
+
+from build_engines.demo_voice import data, measures
+from build_engines.demo_voice.data import VOICES, Utterance
+from build_engines.demo_voice.figures import Figure, share, word_error
+from build_engines.demo_voice.identification import VoiceClassifier
+from build_engines.demo_voice.measures import GENDERS, LABELS
+from build_engines.demo_voice.recognition import Recognizer, num_word_errors
+from build_engines.demo_voice.speakers import Said, Speaker, TorchSpeaker, server_speaker
+from build_engines.demo_voice.texts import VOCABULARY, fresh_sentence, plain_words, punctuate, training_text
+from demo.lines import DEMO_SENTENCES
+
+# What the demo voice is held to.
+_MAX_MORE_WORD_ERROR = 0.03  # than espeak's
+_MIN_ONE_OF_50 = 0.95
+_MIN_LABEL_EXACT, _MIN_LABEL_WITHIN_ONE = 0.85, 0.98
+_MAX_F0_ERROR, _MIN_F0_RIGHT = 0.08, 0.95
+_LOW_F0S_HZ = (80.0, 85.0, 90.0, 95.0, 100.0)
+_MAX_SERVER_LOSS = 0.02  # a figure through the engines against the same one without
+
+_SEED = 2**31 - 1  # no utterance of the training data has its texts drawn with it
+_NUM_LANGUAGE_MODEL_TEXTS = 20_000
+_CLASSIFIER_CLIPS = 20  # of each voice
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Something to say and in which voice; `utterance` is what espeak made of it, or of the voice's reference."""
+
+    text: str
+    voice: Voice
+    utterance: Utterance
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What is said, the same by every speaker."""
+
+    controlled: list[_Line]
+    controlled_demo: list[_Line]
+    cloned: list[_Line]
+    cloned_demo: list[_Line]
+    low: list[_Line]
+    punctuated: list[_Line]
+    espeak: dict[str, list[np.ndarray]]  # espeak's own speech of the row of this name
+    references: list[np.ndarray]
+
+
+class _Judges:
+    """What listens."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        texts = [plain_words(training_text(generator)) for _ in range(_NUM_LANGUAGE_MODEL_TEXTS)]
+        self.recognizer = Recognizer(VOCABULARY, texts, DEMO_SENTENCES)
+        voices = [voice for voice in range(len(VOICES)) for _ in range(_CLASSIFIER_CLIPS)]
+        clips = [_espeak(fresh_sentence(generator), voice, generator)[1] for voice in voices]
+        self.classifier = VoiceClassifier(clips, voices)
+
+    def word_error(
+        self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_most: float | None = None
+    ) -> Figure:
+        expected = [plain_words(line.text) for line in lines]
+        errors = [
+            num_word_errors(self.recognizer.transcribe(clip), words)
+            for clip, words in zip(clips, expected, strict=True)
+        ]
+        return word_error(name, errors, [len(words) for words in expected], at_most)
+
+    def one_of_50(
+        self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_least: float | None = None
+    ) -> Figure:
+        hits = [self.recognizer.choose(clip) == line.text for clip, line in zip(clips, lines, strict=True)]
+        return share(name, hits, at_least)
+
+
+def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server: bool) -> bool:
+    """Measure, print a table and one line of figures, and say whether all are as good as they should be.
+
+    Args:
+        num_utterances: of each row; the intervals are wide below 100.
+        through_server: measure the CPU engines in a real server too, and hold them to what PyTorch gives.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        EspeakMissing: there is no libespeak-ng.
+    """
+    generator = np.random.default_rng(_SEED)
+    judges, material = _Judges(generator), _material(num_utterances, generator)
+    figures = _espeak_figures(material, judges)
+    limits = {figure.name: figure.value for figure in figures}
+    pytorch = _speaker_figures("fp32", TorchSpeaker(directory), material, judges, limits)
+    figures += pytorch
+    if through_server:
+        with server_speaker(directory) as speaker:
+            served = _speaker_figures("server", speaker, material, judges, limits)
+        figures += served + _compared(served, pytorch)
+    print("\n".join(str(figure) for figure in figures))
+    missed = [figure.name for figure in figures if figure.is_missed]
+    summary = ", ".join(f"{figure.name} {100 * figure.value:.1f}%" for figure in figures)
+    print(f"demo voice, {num_utterances} utterances a row: {summary}; missed: {', '.join(missed) or 'none'}")
+    return not missed
+
+
+def _material(count: int, generator: np.random.Generator) -> _Material:
+    def fresh() -> str:
+        return fresh_sentence(generator)
+
+    styles = list(product(range(2), range(5), range(5)))
+    generator.shuffle(styles)
+
+    def controlled(text: str, index: int) -> tuple[_Line, np.ndarray]:
+        """The labels in turn; espeak says it at the same ones."""
+        gender, pitch, speed = (int(value) for value in styles[index % len(styles)])
+        voices = [voice for voice, name in enumerate(VOICES) if ("+m" in name) == bool(gender)]
+        voice = voices[index % len(voices)]
+        utterance, samples = data.speak(text, voice, pitch, speed, generator)
+        return _Line(text, ControlledVoice(GENDERS[gender], LABELS[pitch], LABELS[speed]), utterance), _wave(samples)
+
+    def cloned(text: str, index: int) -> tuple[_Line, np.ndarray, np.ndarray]:
+        """espeak says the reference, and the text in the same voice too."""
+        voice = index % len(VOICES)
+        said, reference = _espeak(fresh(), voice, generator)
+        own = data.speak_at(text, voice, said.f0_hz, said.syllables_per_s)[1]
+        return _Line(text, ReferenceVoice(reference, said.text), said), reference, _wave(own)
+
+    def low(index: int) -> _Line:
+        wanted_hz = _LOW_F0S_HZ[index % len(_LOW_F0S_HZ)]
+        text = DEMO_SENTENCES[index % len(DEMO_SENTENCES)]
+        voice = ControlledVoice(GENDERS[data.MALE], pitch_value=round(measures.hz_to_mel(wanted_hz)))
+        return _Line(text, voice, data.speak_at(text, 0, wanted_hz, 4.0)[0])
+
+    demo = [DEMO_SENTENCES[index % len(DEMO_SENTENCES)] for index in range(count)]
+    several = [f"{punctuate(fresh(), generator)} {punctuate(fresh(), generator)}" for _ in range(count)]
+    rows = {
+        "controlled": [controlled(fresh(), index) for index in range(count)],
+        "controlled demo": [controlled(text, index) for index, text in enumerate(demo)],
+        "punctuated": [controlled(text, index) for index, text in enumerate(several)],
+    }
+    clones = [cloned(fresh(), index) for index in range(count)]
+    demo_clones = [cloned(text, index) for index, text in enumerate(demo)]
+    espeak = {name: [samples for _line, samples in row] for name, row in rows.items()}
+    espeak |= {"cloned": [own for *_rest, own in clones], "cloned demo": [own for *_rest, own in demo_clones]}
+    return _Material(
+        controlled=[line for line, _samples in rows["controlled"]],
+        controlled_demo=[line for line, _samples in rows["controlled demo"]],
+        punctuated=[line for line, _samples in rows["punctuated"]],
+        cloned=[line for line, *_rest in clones],
+        cloned_demo=[line for line, *_rest in demo_clones],
+        low=[low(index) for index in range(count)],
+        espeak=espeak,
+        references=[reference for _line, reference, _own in clones],
+    )
+
+
+def _espeak_figures(material: _Material, judges: _Judges) -> list[Figure]:
+    clips = material.espeak
+    own = [line.utterance.voice for line in material.cloned]
+    recognised = [
+        judges.classifier.identify(clip) == voice for clip, voice in zip(material.references, own, strict=True)
+    ]
+    return [
+        judges.word_error("espeak controlled word error", material.controlled, clips["controlled"]),
+        judges.word_error("espeak cloned word error", material.cloned, clips["cloned"]),
+        judges.word_error("espeak punctuated word error", material.punctuated, clips["punctuated"]),
+        judges.one_of_50("espeak controlled one of 50", material.controlled_demo, clips["controlled demo"]),
+        judges.one_of_50("espeak cloned one of 50", material.cloned_demo, clips["cloned demo"]),
+        share("espeak references recognised", recognised),
+    ]
+
+
+def _speaker_figures(
+    name: str, speaker: Speaker, material: _Material, judges: _Judges, espeak: dict[str, float]
+) -> list[Figure]:
+    all_said: list[Said] = []
+
+    def say(
+        row: str, lines: Sequence[_Line], voice: Callable[[_Line], Voice] = lambda line: line.voice
+    ) -> list[np.ndarray]:
+        said = [
+            speaker.say(line.text, voice(line), seed)
+            for seed, line in enumerate(tqdm(lines, desc=f"{name} {row}", unit=" lines"))
+        ]
+        all_said.extend(said)
+        return [one.samples for one in said]
+
+    controlled = say("controlled", material.controlled)
+    max_error = espeak["espeak controlled word error"] + _MAX_MORE_WORD_ERROR
+    figures = [judges.word_error(f"{name} controlled word error", material.controlled, controlled, max_error)]
+    figures += _label_figures(name, material.controlled, controlled, judges.classifier)
+    clips = say("controlled demo", material.controlled_demo)
+    figures.append(judges.one_of_50(f"{name} controlled one of 50", material.controlled_demo, clips, _MIN_ONE_OF_50))
+
+    clips = say("low F0", material.low)
+    f0_errors = [
+        abs(measures.f0_hz(clip) / _wanted_hz(line) - 1) for clip, line in zip(clips, material.low, strict=True)
+    ]
+    is_right = [bool(error <= _MAX_F0_ERROR) for error in f0_errors]
+    figures.append(share(f"{name} F0 from 80 Hz right", is_right, _MIN_F0_RIGHT))
+
+    max_error = espeak["espeak punctuated word error"] + _MAX_MORE_WORD_ERROR
+    clips = say("punctuated", material.punctuated)
+    figures.append(judges.word_error(f"{name} punctuated word error", material.punctuated, clips, max_error))
+
+    max_error = espeak["espeak cloned word error"] + _MAX_MORE_WORD_ERROR
+    for mode, choose in (("cloned", _without_transcript), ("cloned with transcript", lambda line: line.voice)):
+        clips = say(mode, material.cloned, choose)
+        figures.append(judges.word_error(f"{name} {mode} word error", material.cloned, clips, max_error))
+        own = [line.utterance.voice for line in material.cloned]
+        recognised = [judges.classifier.identify(clip) == voice for clip, voice in zip(clips, own, strict=True)]
+        figures.append(share(f"{name} {mode} recognised", recognised, espeak["espeak references recognised"]))
+        clips = say(f"{mode} demo", material.cloned_demo, choose)
+        figures.append(judges.one_of_50(f"{name} {mode} one of 50", material.cloned_demo, clips, _MIN_ONE_OF_50))
+    figures.append(share(f"{name} ends by itself", [said.is_complete for said in all_said], 1.0))
+    return figures
+
+
+def _label_figures(
+    name: str, lines: Sequence[_Line], clips: Sequence[np.ndarray], classifier: VoiceClassifier
+) -> list[Figure]:
+    gender_hits, pitch_errors, speed_errors = [], [], []
+    for line, clip in zip(lines, clips, strict=True):
+        gender = int("+m" in VOICES[classifier.identify(clip)])
+        wanted = line.voice
+        assert isinstance(wanted, ControlledVoice)
+        wanted_gender = GENDERS.index(wanted.gender)
+        gender_hits.append(gender == wanted_gender)
+        f0_hz = measures.f0_hz(clip)
+        pitch = (
+            measures.pitch_label(measures.hz_to_mel(f0_hz), wanted_gender) if np.isfinite(f0_hz) else len(LABELS) + 1
+        )
+        pitch_errors.append(abs(pitch - LABELS.index(wanted.pitch)))
+        num_syllables = data.count_syllables(line.utterance.phonemes)
+        speed = measures.speed_label(num_syllables / max(measures.speech_duration_s(clip), 0.1))
+        speed_errors.append(abs(speed - LABELS.index(wanted.speed)))
+    return [
+        share(f"{name} gender", gender_hits, 1.0),
+        share(f"{name} pitch label exact", [error == 0 for error in pitch_errors], _MIN_LABEL_EXACT),
+        share(f"{name} pitch label within one", [error <= 1 for error in pitch_errors], _MIN_LABEL_WITHIN_ONE),
+        share(f"{name} speed label exact", [error == 0 for error in speed_errors], _MIN_LABEL_EXACT),
+        share(f"{name} speed label within one", [error <= 1 for error in speed_errors], _MIN_LABEL_WITHIN_ONE),
+    ]
+
+
+def _compared(served: Sequence[Figure], pytorch: Sequence[Figure]) -> list[Figure]:
+    """How much worse each figure is through the server; the intervals are those of the server's figure."""
+    losses = []
+    for found, expected in zip(served, pytorch, strict=True):
+        sign = 1 if found.at_most is not None else -1
+        ends = sorted(sign * (value - expected.value) for value in (found.low, found.high))
+        loss = sign * (found.value - expected.value)
+        losses.append(Figure(f"{found.name}: worse than fp32 by", loss, ends[0], ends[1], at_most=_MAX_SERVER_LOSS))
+    return losses
+
+
+def _espeak(text: str, voice: int, generator: np.random.Generator) -> tuple[Utterance, np.ndarray]:
+    """espeak at a middling pitch and speed, as a recording to clone would be."""
+    pitch, speed = (int(label) for label in generator.integers(1, 4, size=2))
+    utterance, samples = data.speak(text, voice, pitch, speed, generator)
+    return utterance, _wave(samples)
+
+
+def _wave(samples: np.ndarray) -> np.ndarray:
+    return samples.astype(np.float32) / np.iinfo(np.int16).max
+
+
+def _wanted_hz(line: _Line) -> float:
+    assert isinstance(line.voice, ControlledVoice) and line.voice.pitch_value is not None
+    return measures.mel_to_hz(line.voice.pitch_value)
+
+
+def _without_transcript(line: _Line) -> Voice:
+    assert isinstance(line.voice, ReferenceVoice)
+    return ReferenceVoice(line.voice.waveform)

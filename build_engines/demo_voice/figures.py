@@ -1,0 +1,62 @@
+"""Measured figures with their uncertainty and what they are held to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_Z = 1.96  # of a 95% confidence interval
+_NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure, a share of 1.
+
+    Attributes:
+        low, high: its 95% confidence interval.
+        at_least, at_most: what the figure itself is held to; neither: it is for comparison.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether it is not as good as it should be; NaN never is."""
+        return not (
+            (self.at_least is None or self.value >= self.at_least)
+            and (self.at_most is None or self.value <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        limit = ""
+        if self.at_least is not None:
+            limit = f"at least {100 * self.at_least:.1f}%"
+        elif self.at_most is not None:
+            limit = f"at most {100 * self.at_most:.1f}%"
+        verdict = "MISSED" if self.is_missed else "ok" if limit else ""
+        interval = f"({100 * self.low:.1f} .. {100 * self.high:.1f})"
+        return f"{self.name:52}{100 * self.value:7.1f}% {interval:18}{limit:20}{verdict}".rstrip()
+
+
+def share(name: str, hits: Sequence[bool], at_least: float | None = None) -> Figure:
+    """Of yes and no, with Wilson's interval."""
+    count = len(hits)
+    value = float(np.mean(hits))
+    centre = (value + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * float(np.sqrt(value * (1 - value) / count + _Z**2 / (4 * count**2)))
+    return Figure(name, value, max(0.0, centre - half), min(1.0, centre + half), at_least=at_least)
+
+
+def word_error(name: str, errors: Sequence[int], words: Sequence[int], at_most: float | None = None) -> Figure:
+    """Wrong words over words, of utterances; the interval is of utterances drawn again."""
+    all_errors, all_words = np.array(errors), np.array(words)
+    draws = np.random.default_rng(0).integers(len(errors), size=(_NUM_RESAMPLES, len(errors)))
+    rates = all_errors[draws].sum(axis=1) / all_words[draws].sum(axis=1)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return Figure(name, float(all_errors.sum() / all_words.sum()), float(low), float(high), at_most=at_most)

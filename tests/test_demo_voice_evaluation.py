@@ -1,0 +1,178 @@
+"""How the demo voice is measured: the judges on speech whose words are known, and the arithmetic of the figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tritone_client import ControlledVoice, ReferenceVoice
+
+from build_engines.checkpoint import Checkpoint
+from build_engines.demo_voice import texts
+from build_engines.demo_voice.evaluation import _compared
+from build_engines.demo_voice.figures import Figure, share, word_error
+from build_engines.demo_voice.identification import VoiceClassifier
+from build_engines.demo_voice.measures import f0_hz, hz_to_mel, mel_to_hz, pitch_label, speech_duration_s, speed_label
+from build_engines.demo_voice.recognition import Recognizer, num_word_errors
+from build_engines.demo_voice.speakers import TorchSpeaker
+from build_engines.qwen2_reference import Qwen2Reference
+from demo.lines import DEMO_SENTENCES, REFERENCE_WAV
+from tritone.spark_tts.prompts import Prompts, Style
+
+DATA_DIR = Path(__file__).parent / "data"
+RECORDED = ("where is the train", "the new engine is very fast", "please open the door")
+
+
+def recording(sentence: str) -> np.ndarray:
+    return soundfile.read(DATA_DIR / f"{sentence.replace(' ', '_')}.wav", dtype="float32")[0]
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    generator = np.random.default_rng(0)
+    training = [texts.plain_words(texts.training_text(generator)) for _ in range(2000)]
+    return Recognizer(texts.VOCABULARY, training, DEMO_SENTENCES)
+
+
+@pytest.fixture(scope="module")
+def speaker(demo_checkpoint: Path) -> TorchSpeaker:
+    return TorchSpeaker(demo_checkpoint)
+
+
+def test_the_recogniser_hears_the_words_and_the_sentence(recognizer: Recognizer) -> None:
+    num_errors = sum(num_word_errors(recognizer.transcribe(recording(line)), line.split()) for line in RECORDED)
+    assert num_errors <= 3  # of 14: it understands espeak badly, which is why espeak's own row is measured too
+    assert [recognizer.choose(recording(line)) for line in RECORDED] == list(RECORDED)
+
+
+def test_the_recogniser_hears_no_sentence_in_speech_played_backwards(recognizer: Recognizer) -> None:
+    line = RECORDED[0]
+    assert num_word_errors(recognizer.transcribe(recording(line)[::-1]), line.split()) >= 3
+    assert recognizer.choose(recording(line)[::-1]) != line
+
+
+def test_a_word_that_the_dictionary_lacks_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="sparktts"):
+        Recognizer(["sparktts"], [], ["sparktts"])
+
+
+@pytest.mark.parametrize(
+    ("found", "num_errors"),
+    [("a b c", 0), ("a c", 1), ("a x c", 1), ("a b x c", 1), ("", 3), ("c b a", 2), ("x y z w", 4)],
+)
+def test_word_errors_are_the_fewest_edits(found: str, num_errors: int) -> None:
+    assert num_word_errors(found.split(), ["a", "b", "c"]) == num_errors
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    figure = share("x", [True] * 95 + [False] * 5, at_least=0.95)
+    assert (figure.value, round(figure.low, 3), round(figure.high, 3)) == (0.95, 0.888, 0.978)
+    assert not figure.is_missed
+    assert share("x", [True] * 94 + [False] * 6, at_least=0.95).is_missed
+
+
+def test_a_word_error_counts_words_and_not_utterances() -> None:
+    figure = word_error("x", errors=[0, 3], words=[9, 3], at_most=0.25)
+    assert figure.value == 0.25
+    assert figure.low == 0.0 and figure.high == 1.0
+    assert not figure.is_missed
+    assert word_error("x", [0, 4], [9, 3], at_most=0.25).is_missed
+
+
+def test_a_figure_that_is_not_a_number_is_missed() -> None:
+    assert Figure("x", float("nan"), 0, 1, at_least=0.5).is_missed
+
+
+def test_what_the_server_loses_has_the_right_sign_for_errors_and_for_hits() -> None:
+    served = [Figure("error", 0.25, 0.2, 0.3, at_most=0.3), Figure("hits", 0.90, 0.8, 0.95, at_least=0.95)]
+    pytorch = [Figure("error", 0.20, 0.1, 0.3, at_most=0.3), Figure("hits", 0.89, 0.8, 0.95, at_least=0.95)]
+    error, hits = _compared(served, pytorch)
+    assert error.value == pytest.approx(0.05) and error.is_missed
+    assert hits.value == pytest.approx(-0.01) and not hits.is_missed
+    assert error.low < error.value < error.high and hits.low < hits.value < hits.high
+
+
+def test_voices_are_told_apart_by_their_colour() -> None:
+    def voice(number: int, seed: int) -> np.ndarray:
+        noise = np.fft.rfft(np.random.default_rng(seed).normal(size=16_000))
+        centre_hz = 500.0 * (number + 1)
+        return np.fft.irfft(noise * np.exp(-(((np.arange(len(noise)) - centre_hz) / 800) ** 2)))
+
+    numbers = [number for number in range(4) for _ in range(5)]
+    classifier = VoiceClassifier([voice(number, seed) for seed, number in enumerate(numbers)], numbers)
+    assert [classifier.identify(voice(number, 100 + number)) for number in range(4)] == [0, 1, 2, 3]
+
+
+def test_labels_have_the_published_cutoffs() -> None:
+    assert [pitch_label(mel, 1) for mel in (144.2, 144.4, 163.3, 211.1, 249.6)] == [0, 1, 2, 3, 4]
+    assert [pitch_label(mel, 0) for mel in (224.2, 224.4, 257.6, 313.3, 352.7)] == [0, 1, 2, 3, 4]
+    assert [speed_label(speed) for speed in (2.5, 2.6, 3.4, 4.8, 5.5)] == [0, 1, 2, 3, 4]
+    assert mel_to_hz(hz_to_mel(80.0)) == pytest.approx(80.0)
+
+
+def test_silence_around_speech_does_not_count_as_speech() -> None:
+    tone = np.sin(2 * np.pi * 100 * np.arange(16_000) / 16_000)
+    assert speech_duration_s(np.pad(tone, (4_000, 8_000))) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_torch_speaker_says_what_it_is_asked_to(recognizer: Recognizer, speaker: TorchSpeaker) -> None:
+    line = "the black dog is behind the house"
+    said = speaker.say(line, ControlledVoice("female", pitch_value=300), seed=1)
+    assert said.is_complete
+    assert recognizer.choose(said.samples) == line
+    assert hz_to_mel(f0_hz(said.samples)) == pytest.approx(300, abs=30)
+    again = speaker.say(line, ControlledVoice("female", pitch_value=300), seed=1)
+    assert np.array_equal(said.samples, again.samples)
+
+
+@pytest.mark.parametrize("transcript", [None])
+def test_a_torch_speaker_clones(recognizer: Recognizer, speaker: TorchSpeaker, transcript: str | None) -> None:
+    line = "the student can hear the teacher"
+    said = speaker.say(line, ReferenceVoice.from_file(REFERENCE_WAV, transcript), seed=3)
+    assert said.is_complete
+    assert recognizer.choose(said.samples) == line
+
+
+def test_a_torch_speakers_language_model_is_the_checkpoints(speaker: TorchSpeaker, demo_checkpoint: Path) -> None:
+    checkpoint = Checkpoint.open(demo_checkpoint)
+    prompt = Prompts(checkpoint.tokenizer_path).controlled("hello world", Style(0, 2, 2))
+    with torch.inference_mode():
+        found, _cache = speaker._lm.step(torch.tensor([prompt]), None)
+    expected = Qwen2Reference(checkpoint.lm, checkpoint.lm_file).logits(prompt)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
+
+
+def test_measured_sentences_are_never_trained_on() -> None:
+    generator = np.random.default_rng(0)
+    trained = {
+        " ".join(texts.plain_words(sentence))
+        for _ in range(5000)
+        for sentence in texts.training_text(generator).replace("?", ".").replace("!", ".").split(".")
+    }
+    fresh = {texts.fresh_sentence(generator) for _ in range(500)}
+    assert not fresh & trained
+    assert len(fresh) > 400
+
+
+def test_training_texts_have_everything_that_people_write() -> None:
+    generator = np.random.default_rng(0)
+    written = [texts.training_text(generator) for _ in range(4000)]
+    assert len(texts.VOCABULARY) >= 500
+    assert {word for text in written for word in texts.plain_words(text)} >= set(texts.VOCABULARY)
+    assert set(DEMO_SENTENCES) <= {" ".join(texts.plain_words(text)) for text in written}
+    for feature in ("?", "!", ",", ". "):
+        assert any(feature in text for text in written)
+    assert any(word.isdigit() and len(word) == 3 for text in written for word in text.split())
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "zero"), (13, "thirteen"), (40, "forty"), (42, "forty two"), (100, "one hundred"), (105, "one hundred five")],
+)
+def test_numbers_are_read_as_espeak_reads_them(number: int, words: str) -> None:
+    assert texts.number_words(number) == words
+
+
+def test_plain_words_are_what_is_said() -> None:
+    assert texts.plain_words("Hello, world. It's 512!") == ["hello", "world", "it's", "five", "hundred", "twelve"]
