@@ -25,11 +25,10 @@ from benchmark.report import PUBLISHED_L20, PublishedTable, print_run, readme_ta
 from benchmark.results import MODES, BenchmarkError, Run, RunSettings
 from benchmark.run import measure_run
 from benchmark.worklists import WorklistError, load_worklist
+from build_engines.profiles import PRECISIONS, PROFILES
 from tritone.serve import DEFAULT_GRPC_PORT, DEFAULT_METRICS_PORT, ServerError, TritonServer
 
 BESIDE = {"published-l20": PUBLISHED_L20}
-PROFILES = ("cpu", "gpu")
-PRECISIONS = ("int8", "bf16", "f32")
 
 
 def main() -> int:
@@ -72,6 +71,7 @@ def main() -> int:
     streams = command("streams", _streams, "concurrent streams, also without Triton and the published way")
     seams = command("seams", _seams, "streamed waveforms against whole ones, and against plain chunking's")
     for subparser in (speed, streams, seams):
+        subparser.set_defaults(profile="cpu")
         subparser.add_argument("--model-dir", type=Path, required=True, help="a checkpoint in Spark-TTS's layout")
         _add_precision(subparser)
     for subparser in (speed, streams):
@@ -218,9 +218,8 @@ def _seams(args: argparse.Namespace) -> int:
 def _repository(args: argparse.Namespace) -> Path:
     """Build what is missing of the checkpoint's repository, in a process of its own: what a load generator measures
     shall not depend on what was built before in its process."""
-    profile = getattr(args, "profile", "cpu")
     command = [sys.executable, "-m", "build_engines", "repository", "--model-dir", str(args.model_dir)]
-    command += ["--profile", profile, *(["--precision", args.precision] if args.precision else [])]
+    command += ["--profile", args.profile, *(["--precision", args.precision] if args.precision else [])]
     built = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if built.returncode:
         raise SystemExit(built.returncode)  # it has said why
@@ -228,7 +227,7 @@ def _repository(args: argparse.Namespace) -> Path:
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the language model; else the profile's own")
+    parser.add_argument("--precision", choices=PRECISIONS["cpu"], help="of the language model; else the profile's own")
 
 
 def _positive(text: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.metrics import Distribution, Slo
+from benchmark.metrics import Distribution, Slo, answered
 from benchmark.report import describe, table
 from benchmark.results import BenchmarkError, Run
 
@@ -53,10 +53,10 @@ class Curves:
             BenchmarkError: the run has no answered streams in a closed loop at 1.
         """
         levels = {
-            measurement.concurrency: answered
+            measurement.concurrency: good
             for measurement in run.measurements
             if measurement.mode == "stream" and measurement.concurrency is not None
-            if (answered := [request for request in measurement.requests if request.error is None])
+            if (good := answered(measurement.requests))
         }
         if 1 not in levels:
             raise BenchmarkError(

@@ -1,11 +1,11 @@
 """Two runs side by side: ratios, and whether they are more than noise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.metrics import Load, Request
+from benchmark.metrics import Load, answered
 from benchmark.report import table
 from benchmark.results import Measurement, Run
 
@@ -119,6 +119,5 @@ def _ratios(one: Measurement, other: Measurement) -> list[Ratio]:
 
 
 def _columns(load: Load) -> np.ndarray:
-    answered: Sequence[Request] = [request for request in load if request.error is None]
-    rows = [(request.latency_s, request.first_audio_s, request.audio_s) for request in answered]
+    rows = [(request.latency_s, request.first_audio_s, request.audio_s) for request in answered(load)]
     return np.array(rows).reshape(-1, 3)

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmark.metrics import Mode
+from benchmark.metrics import Mode, answered
 from benchmark.report import PublishedTable, run_table, server_table
 from benchmark.results import MODES, Measurement, Run, Timeline
 
@@ -42,18 +42,18 @@ def write_html(run: Run, path: Path, beside: PublishedTable | None) -> None:
 
 def _plots(run: Run, beside: PublishedTable | None) -> list[tuple[str, Markup]]:
     """Titles and pictures: those that the run has figures for."""
-    answered = [measurement for measurement in run.measurements if measurement.figures.latency_s is not None]
-    closed = [measurement for measurement in answered if measurement.concurrency is not None]
-    opened = [measurement for measurement in answered if measurement.rate_per_s is not None]
+    with_waits = [measurement for measurement in run.measurements if measurement.figures.latency_s is not None]
+    closed = [measurement for measurement in with_waits if measurement.concurrency is not None]
+    opened = [measurement for measurement in with_waits if measurement.rate_per_s is not None]
     plots = []
     if closed:
         plots.append(("Waits against concurrency", _svg(_draw_waits, closed, beside)))
         plots.append(("Real-time factor against concurrency", _svg(_draw_rtf, closed, beside)))
-    if answered:
-        plots.append(("Throughput against latency", _svg(_draw_throughput, answered)))
+    if with_waits:
+        plots.append(("Throughput against latency", _svg(_draw_throughput, with_waits)))
     if opened and run.settings.slo is not None:
         plots.append(("Goodput against offered rate", _svg(_draw_goodput, opened)))
-    if streamed := [measurement for measurement in answered if measurement.mode == "stream"]:
+    if streamed := [measurement for measurement in with_waits if measurement.mode == "stream"]:
         plots.append(("First audio: the share of requests that have it", _svg(_draw_first_audio, streamed)))
     return plots
 
@@ -127,7 +127,7 @@ def _draw_goodput(axes: Axes, opened: Sequence[Measurement]) -> None:
 
 def _draw_first_audio(axes: Axes, streamed: Sequence[Measurement]) -> None:
     for measurement in streamed:
-        waits_s = sorted(request.first_audio_s for request in measurement.requests if request.error is None)
+        waits_s = sorted(request.first_audio_s for request in answered(measurement.requests))
         shares = np.arange(1, len(waits_s) + 1) / len(waits_s)
         axes.step(waits_s, shares, where="post", label=measurement.level)
     axes.set(xlabel="seconds", ylabel="share of requests", ylim=(0, 1.02), xlim=(0, None))

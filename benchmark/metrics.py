@@ -94,6 +94,11 @@ class Request:
 Load = Sequence[Request]  # all requests of one measurement
 
 
+def answered(load: Load) -> list[Request]:
+    """Those that did not fail."""
+    return [request for request in load if request.error is None]
+
+
 def wall_s(load: Load) -> float:
     """From the first request's schedule to the last one's end."""
     return max(request.ended_at_s for request in load) - min(request.scheduled_at_s for request in load)
@@ -191,23 +196,23 @@ class Figures:
     @classmethod
     def of(cls, load: Load, slo: Slo | None = None) -> "Figures":
         """Of one request or more."""
-        answered = [request for request in load if request.error is None]
+        good = answered(load)
         duration_s = wall_s(load)
-        audio_s = sum(request.audio_s for request in answered)
+        audio_s = sum(request.audio_s for request in good)
         return cls(
             num_requests=len(load),
             errors=dict(Counter(request.error for request in load if request.error is not None)),
             wall_s=duration_s,
             audio_s=audio_s,
-            latency_s=Distribution.of(request.latency_s for request in answered),
-            first_audio_s=Distribution.of(request.first_audio_s for request in answered),
-            request_rtf=Distribution.of(request.rtf for request in answered),
-            chunk_gap_s=Distribution.of(gap for request in answered for gap in request.chunk_gaps_s),
+            latency_s=Distribution.of(request.latency_s for request in good),
+            first_audio_s=Distribution.of(request.first_audio_s for request in good),
+            request_rtf=Distribution.of(request.rtf for request in good),
+            chunk_gap_s=Distribution.of(gap for request in good for gap in request.chunk_gaps_s),
             rtf=duration_s / audio_s if audio_s else None,
             audio_s_per_s=audio_s / duration_s,
-            requests_per_s=len(answered) / duration_s,
-            starving_share=_share(request.longest_starvation_s > 0 for request in answered),
-            safe_prebuffer_s=Distribution.of(request.safe_prebuffer_s for request in answered),
+            requests_per_s=len(good) / duration_s,
+            starving_share=_share(request.longest_starvation_s > 0 for request in good),
+            safe_prebuffer_s=Distribution.of(request.safe_prebuffer_s for request in good),
             goodput_per_s=None if slo is None else sum(map(slo.is_kept_by, load)) / duration_s,
         )
 

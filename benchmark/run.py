@@ -106,7 +106,7 @@ class LoadGenerator:
         ]
         try:
             await asyncio.sleep(10 * TIMELINE_PERIOD_S)  # so that both know what was before
-            await closed_loop(self._jobs("stream", [utterance]), 1, requests.append, duration_s=0)
+            await closed_loop(itertools.islice(self._jobs("stream", [utterance]), 1), 1, requests.append)
             await asyncio.sleep(10 * TIMELINE_PERIOD_S)
         finally:
             for watcher in watchers:

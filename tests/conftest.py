@@ -25,6 +25,17 @@ def golden() -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@pytest.fixture(scope="module")
+def clone_prompt(golden: dict[str, np.ndarray]) -> list[int]:
+    return golden["prompt.clone_with_transcript"].tolist()
+
+
+@pytest.fixture(scope="module")
+def greedy_ids(golden: dict[str, np.ndarray]) -> list[int]:
+    """The 40 tokens that follow `clone_prompt` in the published code."""
+    return golden["greedy.clone_with_transcript"].tolist()
+
+
 @pytest.fixture(scope="session")
 def demo_checkpoint() -> Path:
     """The small checkpoint of the repository, which speaks."""

@@ -26,7 +26,7 @@ from tritone.spark_tts.prompts import Prompts, Style
 
 NUM_UTTERANCES = 12
 PHONEMES = ("a", "n", "s", "o")
-TRAINED_PARTS = ("wave", "prenet", "speaker", "semantic", "vocoder", "language_model")
+TRAINED_PARTS = ("wave", "prenet", "speaker", "semantic", "vocoder", "language_model", "adaptation")
 
 SETTINGS = Settings(
     size=dataclasses.replace(
@@ -46,6 +46,7 @@ SETTINGS = Settings(
     speaker=Budget(4, 2, 20, 1e-3, save_every=3),
     semantic=Budget(8, 2, 20, 3e-3, save_every=3),
     language_model=Budget(6, 1, 320, 1e-2, save_every=3),
+    adaptation=Budget(4, 1, 320, 5e-3, save_every=3),
 )
 
 
@@ -168,13 +169,13 @@ def test_the_checkpoint_hears_and_says_what_was_trained(checkpoint: Checkpoint, 
 
 def test_the_language_model_of_the_checkpoint_is_the_trained_one(checkpoint: Checkpoint, trained: Workshop) -> None:
     prompt = Prompts(checkpoint.tokenizer_path).controlled("one two", Style(0, 2, 2))
-    model = trained.training("language_model").module
-    model.load_state_dict(trained.state("language_model"))
-    vocabulary = trained._language_model()[1]
+    model = trained.training("adaptation").module
+    model.load_state_dict(trained.state("adaptation"))
+    vocabulary = trained.vocabulary
     with torch.inference_mode():
-        compact, _cache = model.step(torch.from_numpy(vocabulary.rows(prompt))[None], None)
+        compact, _cache = model.step(torch.from_numpy(vocabulary.rows(prompt)), None)
     found = Qwen2Reference(checkpoint.lm, checkpoint.lm_file).logits(prompt)[0]
-    np.testing.assert_allclose(found, compact[0].numpy()[vocabulary.row_of_id], atol=0.02 * np.abs(found).max())
+    np.testing.assert_allclose(found, compact.numpy()[vocabulary.row_of_id], atol=0.02 * np.abs(found).max())
 
 
 def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are_said(trained: Workshop) -> None:
@@ -201,7 +202,7 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
 
 
 def test_the_unused_tokens_weigh_as_much_in_training_as_in_the_checkpoint(trained: Workshop) -> None:
-    vocabulary = trained._language_model()[1]
+    vocabulary = trained.vocabulary
     hidden = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     compact = torch.randn(vocabulary.num_rows, 64, generator=torch.Generator().manual_seed(1))
     full = (hidden @ vocabulary.embedding(compact).T).log_softmax(dim=1)
@@ -214,15 +215,25 @@ def test_the_unused_tokens_weigh_as_much_in_training_as_in_the_checkpoint(traine
 
 def test_a_cached_language_model_says_what_an_uncached_one_says(trained: Workshop) -> None:
     model = trained.training("language_model").module
-    ids = torch.arange(20)[None] * 3
-    mask = torch.ones(1, 20, 20, dtype=torch.bool).tril()
+    ids = torch.arange(20) * 3
     with torch.inference_mode():
-        hidden, _attention = model(ids, mask)
-        _logits, cache = model.step(ids[:, :12], None)
-        for position in range(12, 20):
-            logits, cache = model.step(ids[:, position : position + 1], cache)
-        expected = hidden[:, -1] @ model.embed_tokens.weight.T
+        hidden, _attention = model(ids, [20])
+        _logits, cache = model.step(ids[:12], None)
+        for begin in range(12, 20, 2):
+            logits, cache = model.step(ids[begin : begin + 2], cache)
+        expected = hidden[-1] @ model.embed_tokens.weight.T
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_sequences_that_are_learnt_together_do_not_see_each_other(trained: Workshop) -> None:
+    model = trained.training("language_model").module
+    ids = torch.arange(30) * 3
+    with torch.inference_mode():
+        together, attention = model(ids, [12, 18], (1,))
+        alone, own_attention = model(ids[12:], [18], (1,))
+    torch.testing.assert_close(together[12:], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(attention[0][1], own_attention[0][0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(attention[0][0].sum(dim=1), torch.ones(12))
 
 
 @pytest.mark.parametrize("f0_hz", [80.0, 123.0, 250.0])

@@ -138,8 +138,8 @@ def test_a_torch_speakers_language_model_is_the_checkpoints(speaker: TorchSpeake
     checkpoint = Checkpoint.open(demo_checkpoint)
     prompt = Prompts(checkpoint.tokenizer_path).controlled("hello world", Style(0, 2, 2))
     with torch.inference_mode():
-        found, _cache = speaker._lm.step(torch.tensor([prompt]), None)
-    expected = Qwen2Reference(checkpoint.lm, checkpoint.lm_file).logits(prompt)
+        found, _cache = speaker._lm.step(torch.tensor(prompt), None)
+    expected = Qwen2Reference(checkpoint.lm, checkpoint.lm_file).logits(prompt)[0]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
 
 

@@ -40,17 +40,6 @@ def prompts(golden: dict[str, np.ndarray]) -> list[list[int]]:
     return [ids.tolist() for name, ids in golden.items() if name.startswith("prompt.")]
 
 
-@pytest.fixture(scope="module")
-def clone_prompt(golden: dict[str, np.ndarray]) -> list[int]:
-    return golden["prompt.clone_with_transcript"].tolist()
-
-
-@pytest.fixture(scope="module")
-def greedy_ids(golden: dict[str, np.ndarray]) -> list[int]:
-    """The 40 tokens that follow `clone_prompt` in the published code."""
-    return golden["greedy.clone_with_transcript"].tolist()
-
-
 class Deliveries:
     """Collects what one generation delivers."""
 

@@ -167,39 +167,31 @@ def semantic(checkpoint: Checkpoint) -> range:
     return SpeechTokens.from_file(checkpoint.tokenizer_path).semantic_tokens
 
 
-@pytest.fixture(scope="module")
-def prompt(golden: dict[str, np.ndarray]) -> list[int]:
-    return golden["prompt.clone_with_transcript"].tolist()
-
-
-@pytest.fixture(scope="module")
-def greedy_ids(golden: dict[str, np.ndarray]) -> list[int]:
-    return golden["greedy.clone_with_transcript"].tolist()
-
-
-def failed(checkpoint: Checkpoint, prompt: list[int], ids: list[int], semantic: range) -> str:
+def failed(checkpoint: Checkpoint, clone_prompt: list[int], ids: list[int], semantic: range) -> str:
     reference = Qwen2Reference(checkpoint.lm, checkpoint.lm_file)
     try:
-        require(greedy_checks(reference, prompt, ids, semantic, "bf16"))
+        require(greedy_checks(reference, clone_prompt, ids, semantic, "bf16"))
     except CheckFailed as error:
         return str(error)
     return ""
 
 
 def test_what_the_reference_says_passes(
-    checkpoint: Checkpoint, prompt: list[int], greedy_ids: list[int], semantic: range
+    checkpoint: Checkpoint, clone_prompt: list[int], greedy_ids: list[int], semantic: range
 ) -> None:
-    assert failed(checkpoint, prompt, greedy_ids, semantic) == ""
+    assert failed(checkpoint, clone_prompt, greedy_ids, semantic) == ""
 
 
 def test_what_has_nothing_to_do_with_the_weights_fails(
-    checkpoint: Checkpoint, prompt: list[int], semantic: range
+    checkpoint: Checkpoint, clone_prompt: list[int], semantic: range
 ) -> None:
     ids = np.random.default_rng(0).integers(semantic.start, semantic.stop, NUM_VERIFIED_TOKENS).tolist()
-    assert "chosen token behind the best one: 6" in failed(checkpoint, prompt, ids, semantic)
+    assert "chosen token behind the best one: 6" in failed(checkpoint, clone_prompt, ids, semantic)
 
 
-def test_gate_and_up_exchanged_fail(checkpoint: Checkpoint, prompt: list[int], semantic: range, tmp_path: Path) -> None:
+def test_gate_and_up_exchanged_fail(
+    checkpoint: Checkpoint, clone_prompt: list[int], semantic: range, tmp_path: Path
+) -> None:
     """The mistake that names invite: TensorRT-LLM's `gate` is not the checkpoint's."""
     exchanged = {"gate_proj": "up_proj", "up_proj": "gate_proj"}
     weights = {
@@ -208,18 +200,18 @@ def test_gate_and_up_exchanged_fail(checkpoint: Checkpoint, prompt: list[int], s
     }
     save_file(weights, tmp_path / "exchanged.safetensors")
     wrong = Qwen2Reference(checkpoint.lm, TensorFile(tmp_path / "exchanged.safetensors"))
-    ids = wrong.greedy(prompt, NUM_VERIFIED_TOKENS, semantic)
-    assert "chosen token behind the best one" in failed(checkpoint, prompt, ids, semantic)
+    ids = wrong.greedy(clone_prompt, NUM_VERIFIED_TOKENS, semantic)
+    assert "chosen token behind the best one" in failed(checkpoint, clone_prompt, ids, semantic)
 
 
 def test_a_bias_that_was_ignored_fails(
-    checkpoint: Checkpoint, prompt: list[int], greedy_ids: list[int], semantic: range
+    checkpoint: Checkpoint, clone_prompt: list[int], greedy_ids: list[int], semantic: range
 ) -> None:
     ids = [*greedy_ids[:20], semantic.stop, *greedy_ids[21:]]
-    assert "outside the embedding bias: 1 tokens" in failed(checkpoint, prompt, ids, semantic)
+    assert "outside the embedding bias: 1 tokens" in failed(checkpoint, clone_prompt, ids, semantic)
 
 
 def test_an_engine_that_stops_early_fails(
-    checkpoint: Checkpoint, prompt: list[int], greedy_ids: list[int], semantic: range
+    checkpoint: Checkpoint, clone_prompt: list[int], greedy_ids: list[int], semantic: range
 ) -> None:
-    assert "tokens that the engine made: 39" in failed(checkpoint, prompt, greedy_ids[:-1], semantic)
+    assert "tokens that the engine made: 39" in failed(checkpoint, clone_prompt, greedy_ids[:-1], semantic)

@@ -6,7 +6,7 @@ often as there are of them, so that, written out for each of them, the full voca
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from build_engines.demo_voice.data import Dataset, Utterance
 from build_engines.demo_voice.listening import Heard
 from build_engines.demo_voice.muon import Muon
 from build_engines.demo_voice.qwen2 import Qwen2
-from build_engines.demo_voice.settings import Settings
+from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.training import Losses, Training
 from build_engines.layout import Config
 from tritone.spark_tts.prompts import Prompts, Style
@@ -130,15 +130,15 @@ class Examples:
             if len(example.ids) <= self._max_tokens:
                 return example
 
-    def row(self, generator: np.random.Generator) -> list[Example]:
-        """Examples that fill `max_tokens` together, all but the end."""
-        row: list[Example] = []
-        room = self._max_tokens
+    def batch(self, num_tokens: int, generator: np.random.Generator) -> list[Example]:
+        """At least one, as many as have at most `num_tokens` tokens together."""
+        batch = [self.draw(generator)]
+        room = num_tokens - len(batch[0].ids)
         while True:
             example = self.draw(generator)
             if len(example.ids) > room:
-                return row
-            row.append(example)
+                return batch
+            batch.append(example)
             room -= len(example.ids)
 
     def _reference(self, index: int, generator: np.random.Generator) -> int:
@@ -210,14 +210,28 @@ def model_config(settings: Settings) -> Config:
 
 
 def training(
-    data: Dataset, heard: Heard, prompts: Prompts, settings: Settings, device: torch.device
-) -> tuple[Training, CompactVocabulary]:
-    """The language model's training on packed rows, and the vocabulary that its embedding is for."""
-    budget = settings.language_model
-    vocabulary = CompactVocabulary(prompts, data.codes.codes, settings.size.vocab_size)
+    data: Dataset,
+    heard: Heard,
+    prompts: Prompts,
+    vocabulary: CompactVocabulary,
+    settings: Settings,
+    budget: Budget,
+    device: torch.device,
+    start: Mapping[str, torch.Tensor] | None,
+) -> Training:
+    """The language model's training.
+
+    Args:
+        heard: what the trained encoders hear in references; references not among them are heard without mistakes.
+        budget: its `batch_size * num_frames` tokens are a step's, of which one sequence has at most `num_frames`.
+        start: the state of an earlier training; none: from nothing.
+    """
     torch.manual_seed(settings.seed)
     model = Qwen2(model_config(settings), vocabulary.num_rows)
-    _initialise(model, vocabulary, prompts.tokens)
+    if start is None:
+        _initialise(model, vocabulary, prompts.tokens)
+    else:
+        model.load_state_dict(start)
     model.to(device)
     examples = Examples(data, heard, prompts, budget.num_frames)
     pitch_rows = torch.from_numpy(vocabulary.rows(prompts.tokens.pitch_values)).to(device)
@@ -225,25 +239,29 @@ def training(
     extra[-1] = math.log(max(1, vocabulary.num_unused))
 
     def losses(generator: np.random.Generator) -> Losses:
-        rows = [examples.row(generator) for _ in range(budget.batch_size)]
-        batch = _pack(rows, budget.num_frames, vocabulary)
-        ids, sequence, weights, low, high, pitches = (torch.from_numpy(array).to(device) for array in batch)
-        same = sequence[:, :, None] == sequence[:, None, :]
-        hidden, attention = model(ids, same.tril(), settings.guided_lm_layers)
+        batch = examples.batch(budget.batch_size * budget.num_frames, generator)
+        lengths = [len(example.ids) for example in batch]
+        ids = torch.from_numpy(vocabulary.rows(np.concatenate([example.ids for example in batch]))).to(device)
+        weights = torch.from_numpy(np.concatenate([example.weights for example in batch])).to(device)
+        hidden, attention = model(ids, lengths, settings.guided_lm_layers)
+        before, wanted, weights = hidden[:-1], ids[1:], weights[1:]  # a sequence's first token is always given
 
-        is_learnt = weights[:, 1:] > 0
-        logits = hidden[:, :-1][is_learnt] @ model.embed_tokens.weight.T + extra
-        wanted = ids[:, 1:][is_learnt]
-        token_loss = (functional.cross_entropy(logits, wanted, reduction="none") * weights[:, 1:][is_learnt]).mean()
+        is_learnt = weights > 0
+        logits = before[is_learnt] @ model.embed_tokens.weight.T + extra
+        wanted = wanted[is_learnt]
+        token_loss = (functional.cross_entropy(logits, wanted, reduction="none") * weights[is_learnt]).mean()
         right = (logits.argmax(dim=1) == wanted).float().mean()
 
-        says = (low[:, 1:] >= 0).nonzero(as_tuple=True)
-        masses = [_mass(weight[:, :-1][says], low[:, 1:][says], high[:, 1:][says]) for weight in attention]
+        masses = [
+            torch.cat([_mass(*pair) for pair in zip(layer, (example.characters for example in batch), strict=True)])
+            for layer in attention
+        ]
         guide_loss = torch.stack([-mass.clamp_min(_MIN_MASS).log().mean() for mass in masses]).mean()
 
-        chooses = (pitches[:, 1:] >= 0).nonzero(as_tuple=True)
-        pitch_loss = _pitch_loss(hidden[:, :-1][chooses], pitches[:, 1:][chooses], model, pitch_rows)
-        pitch_share = len(chooses[0]) / max(1, len(wanted))
+        begins = np.cumsum([0, *lengths[:-1]])
+        chooses = [int(b) + example.pitch_at for b, example in zip(begins, batch, strict=True) if example.pitch_at >= 0]
+        pitch_loss = _pitch_loss(hidden[[at - 1 for at in chooses]], ids[chooses], model, pitch_rows)
+        pitch_share = len(chooses) / max(1, len(wanted))
         total = token_loss + _GUIDE_WEIGHT * guide_loss + _PITCH_WEIGHT * pitch_share * pitch_loss
         return {
             "total": total,
@@ -260,37 +278,19 @@ def training(
         Muon(matrices, budget.learning_rate),
         torch.optim.Adam(others, _ADAM_LEARNING_RATE_SHARE * budget.learning_rate, betas=(0.9, 0.98)),
     ]
-    return Training(model, optimizers, losses), vocabulary
+    return Training(model, optimizers, losses)
 
 
-def _pack(rows: list[list[Example]], length: int, vocabulary: CompactVocabulary) -> tuple[np.ndarray, ...]:
-    """Rows [batch, length] of ids, number of the sequence, weight, first and last right position, and pitch value.
+def _mass(attention: torch.Tensor, characters: np.ndarray) -> torch.Tensor:
+    """How much of the attention [positions, positions] lies about the character to be said: [tokens that say one].
 
-    Positions of no sequence have a number of their own, so that they see themselves and nothing else.
+    A token is said by the position before it.
     """
-    shape = (len(rows), length)
-    ids, weights = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-    sequence = -1 - np.tile(np.arange(length), (len(rows), 1))
-    low, high, pitches = (np.full(shape, -1) for _ in range(3))
-    for row, examples in enumerate(rows):
-        begin = 0
-        for number, example in enumerate(examples):
-            span = slice(begin, begin + len(example.ids))
-            ids[row, span] = vocabulary.rows(example.ids)
-            weights[row, span], sequence[row, span] = example.weights, number
-            says = example.characters >= 0
-            low[row, span] = np.where(says, begin + example.characters - _GUIDE_REACH, -1)
-            high[row, span] = np.where(says, begin + example.characters + _GUIDE_REACH, -1)
-            if example.pitch_at >= 0:
-                pitches[row, begin + example.pitch_at] = ids[row, begin + example.pitch_at]
-            begin += len(example.ids)
-    return ids, sequence, weights, low, high, pitches
-
-
-def _mass(attention: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """How much of each query's attention [queries, keys] lies from key `low` to key `high`: [queries]."""
-    until = functional.pad(attention.cumsum(dim=1), (1, 0))
-    return until.gather(1, high[:, None] + 1)[:, 0] - until.gather(1, low[:, None])[:, 0]
+    says = np.flatnonzero(characters >= 0)
+    rows = attention[torch.from_numpy(says - 1)]
+    until = functional.pad(rows.cumsum(dim=1), (1, 0))
+    centre = torch.from_numpy(characters[says, None]).to(attention.device)
+    return (until.gather(1, centre + _GUIDE_REACH + 1) - until.gather(1, centre - _GUIDE_REACH))[:, 0]
 
 
 def _pitch_loss(hidden: torch.Tensor, wanted: torch.Tensor, model: Qwen2, pitch_rows: torch.Tensor) -> torch.Tensor:

@@ -48,6 +48,11 @@ class Workshop:
             assembly.write_tokenizer(path, self.settings)
         return Prompts(path)
 
+    @functools.cached_property
+    def vocabulary(self) -> language_model.CompactVocabulary:
+        """Of the language model."""
+        return language_model.CompactVocabulary(self.prompts, self.data.codes.codes, self.settings.size.vocab_size)
+
     def render(self) -> None:
         """The data."""
         settings = self.settings
@@ -59,8 +64,8 @@ class Workshop:
             case "vocoder":
                 halves = self.state("prenet"), self.state("wave")
                 return vocoder.training(self.data, self.settings, self._device, *halves)
-            case "language_model":
-                return self._language_model()[0]
+            case "language_model" | "adaptation":
+                return self._language_model(name)
         module = {"wave": wave, "prenet": prenet, "speaker": speaker, "semantic": semantic}[name]
         return module.training(self.data, self.settings, self._device)
 
@@ -75,7 +80,6 @@ class Workshop:
 
     def assemble(self, output_dir: Path) -> Path:
         """Write the checkpoint of the trained parts."""
-        vocabulary = self._language_model()[1]
         return assembly.write_checkpoint(
             output_dir,
             self.settings,
@@ -83,8 +87,8 @@ class Workshop:
             vocoder=self.state("vocoder"),
             speaker=self.state("speaker"),
             semantic=self.state("semantic"),
-            language_model=self.state("language_model"),
-            vocabulary=vocabulary,
+            language_model=self.state("adaptation"),
+            vocabulary=self.vocabulary,
         )
 
     def is_done(self, name: str) -> bool:
@@ -99,9 +103,16 @@ class Workshop:
         """The module of a trained part."""
         return trained_state(self._path(name), self.settings)
 
-    def _language_model(self) -> tuple[Training, language_model.CompactVocabulary]:
-        heard = listening.load_heard(self.directory / "heard", NUM_GLOBAL_TOKENS)
-        return language_model.training(self.data, heard, self.prompts, self.settings, self._device)
+    def _language_model(self, name: str) -> Training:
+        if name == "language_model":
+            heard, start = {}, None
+        else:
+            heard = listening.load_heard(self.directory / "heard", NUM_GLOBAL_TOKENS)
+            start = self.state("language_model")
+        budget = self.settings.budget(name)
+        return language_model.training(
+            self.data, heard, self.prompts, self.vocabulary, self.settings, budget, self._device, start
+        )
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.pt"
@@ -125,11 +136,12 @@ def _trained(name: str, *needs: str) -> Part:
 # In the order in which they are begun where two could be: the long chain to the language model first.
 PARTS: dict[str, Part] = {
     "data": Part((), Workshop.render),
+    "language_model": _trained("language_model", "data"),
     "semantic": _trained("semantic", "data"),
     "speaker": _trained("speaker", "data"),
-    "wave": _trained("wave", "data"),
     "listening": Part(("semantic", "speaker"), Workshop.listen),
-    "language_model": _trained("language_model", "listening"),
+    "adaptation": _trained("adaptation", "language_model", "listening"),
+    "wave": _trained("wave", "data"),
     "prenet": _trained("prenet", "data"),
     "vocoder": _trained("vocoder", "prenet", "wave"),
 }

@@ -7,11 +7,13 @@ from torch.nn import functional
 from build_engines.layout import Config
 from build_engines.qwen2_reference import head_dim
 
-Cache = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values [batch, 1 head, positions, head_dim] of each layer
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values, each [heads, positions, head_dim]
+Past = tuple[torch.Tensor, torch.Tensor] | None  # keys and values
+Cache = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer
 
 
 class Qwen2(nn.Module):
-    """Token ids [batch, positions] -> logits; names of attributes are those of the checkpoint behind "model."."""
+    """Token ids to hidden states and logits; names of attributes are those of the checkpoint behind "model."."""
 
     def __init__(self, config: Config, num_tokens: int) -> None:
         """`num_tokens` are the rows of the embedding, which is the head too."""
@@ -22,38 +24,40 @@ class Qwen2(nn.Module):
         self.head_dim, self.theta = head_dim(config), config["rope_theta"]
 
     def forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, observed_layers: tuple[int, ...] = ()
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """A whole sequence at once.
+        self, ids: torch.Tensor, lengths: list[int], observed_layers: tuple[int, ...] = ()
+    ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+        """Sequences one after another, none of which sees another: nothing is spent on filling rows.
 
         Args:
-            mask: bool [batch, positions, positions], true where the first may see the second.
+            ids: [positions] of all sequences.
+            lengths: of each sequence.
             observed_layers: those whose first head's attention is wanted.
 
         Returns:
-            Hidden states [batch, positions, hidden] after the final norm, and attention [batch, positions, positions]
-            of each observed layer.
+            Hidden states [positions, hidden] after the final norm, and for each observed layer the attention
+            [length, length] within each sequence.
         """
         hidden = self.embed_tokens(ids)
-        rotation = rotary(torch.arange(ids.shape[1], device=ids.device), self.head_dim, self.theta)
+        positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
+        rotation = rotary(positions, self.head_dim, self.theta)
         observed = []
         for index, layer in enumerate(self.layers):
-            hidden, attention, _cache = layer(hidden, rotation, mask.unsqueeze(1), None)
+            hidden, (query, key, _value) = layer(hidden, rotation, lengths, None)
             if index in observed_layers:
-                observed.append(attention[:, 0])
+                queries, keys = query[0].split(lengths), key[0].split(lengths)
+                observed.append([_attention(*pair) for pair in zip(queries, keys, strict=True)])
         return self.norm(hidden), observed
 
     def step(self, ids: torch.Tensor, cache: Cache | None) -> tuple[torch.Tensor, Cache]:
-        """Go on from a cache (None: from the start) with ids [batch, new]: the last one's logits, and the cache."""
-        past = cache[0][0].shape[2] if cache else 0
-        positions = torch.arange(past, past + ids.shape[1], device=ids.device)
-        mask = positions[:, None] >= torch.arange(past + ids.shape[1], device=ids.device)
+        """Go on from a cache (None: from the start) with ids [new]: the last one's logits, and the cache."""
+        past = cache[0][0].shape[1] if cache else 0
+        positions = torch.arange(past, past + len(ids), device=ids.device)
         hidden, rotation = self.embed_tokens(ids), rotary(positions, self.head_dim, self.theta)
         new_cache: Cache = []
         for index, layer in enumerate(self.layers):
-            hidden, _attention, entry = layer(hidden, rotation, mask, cache[index] if cache else None)
-            new_cache.append(entry)
-        return self.norm(hidden[:, -1]) @ self.embed_tokens.weight.T, new_cache
+            hidden, (_query, key, value) = layer(hidden, rotation, [len(ids)], cache[index] if cache else None)
+            new_cache.append((key, value))
+        return self.norm(hidden[-1]) @ self.embed_tokens.weight.T, new_cache
 
 
 class Layer(nn.Module):
@@ -68,19 +72,15 @@ class Layer(nn.Module):
         self.mlp = FeedForward(hidden, config["intermediate_size"])
 
     def forward(
-        self,
-        hidden: torch.Tensor,
-        rotation: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor,
-        past: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        mixed, attention, cache = self.self_attn(self.input_layernorm(hidden), rotation, mask, past)
+        self, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], lengths: list[int], past: Past
+    ) -> tuple[torch.Tensor, Heads]:
+        mixed, heads = self.self_attn(self.input_layernorm(hidden), rotation, lengths, past)
         hidden = hidden + mixed
-        return hidden + self.mlp(self.post_attention_layernorm(hidden)), attention, cache
+        return hidden + self.mlp(self.post_attention_layernorm(hidden)), heads
 
 
 class Attention(nn.Module):
-    """Grouped queries with rotary positions; gives its weights and its keys and values too."""
+    """Grouped queries with rotary positions; gives its queries, keys and values too."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -92,25 +92,26 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(size * self.num_heads, hidden, bias=False)
 
     def forward(
-        self,
-        x: torch.Tensor,
-        rotation: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor,
-        past: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], lengths: list[int], past: Past
+    ) -> tuple[torch.Tensor, Heads]:
+        """`past` is what came before the only sequence."""
+
         def heads(projected: torch.Tensor, count: int) -> torch.Tensor:
-            return projected.unflatten(2, (count, -1)).transpose(1, 2)
+            return projected.unflatten(1, (count, -1)).transpose(0, 1)
 
         query = rotate(heads(self.q_proj(x), self.num_heads), rotation)
         key = rotate(heads(self.k_proj(x), self.num_key_value_heads), rotation)
         value = heads(self.v_proj(x), self.num_key_value_heads)
+        key_lengths = lengths
         if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+            key, value = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
+            key_lengths = [key.shape[1]]
         group = self.num_heads // self.num_key_value_heads
-        scores = query @ key.repeat_interleave(group, dim=1).transpose(2, 3) * query.shape[-1] ** -0.5
-        attention = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-        mixed = (attention @ value.repeat_interleave(group, dim=1)).transpose(1, 2).flatten(2)
-        return self.o_proj(mixed), attention, (key, value)
+        keys, values = (tensor.repeat_interleave(group, dim=0).split(key_lengths, dim=1) for tensor in (key, value))
+        mixed = torch.cat(
+            [_attend(*sequence) for sequence in zip(query.split(lengths, dim=1), keys, values, strict=True)], dim=1
+        )
+        return self.o_proj(mixed.transpose(0, 1).flatten(1)), (query, key, value)
 
 
 class FeedForward(nn.Module):
@@ -124,6 +125,27 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Each [heads, positions, head_dim]; queries are of the last positions, and see none behind."""
+    num_queries, num_keys = query.shape[1], key.shape[1]
+    is_whole = num_queries == num_keys
+    mask = None if is_whole else torch.ones(num_queries, num_keys, dtype=torch.bool, device=key.device)
+    mixed = functional.scaled_dot_product_attention(
+        query[None],
+        key[None],
+        value[None],
+        attn_mask=None if mask is None else mask.tril(num_keys - num_queries),
+        is_causal=is_whole,
+    )
+    return mixed[0]
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """The weights [positions, positions] of one head over one whole sequence."""
+    scores = query @ key.T * query.shape[-1] ** -0.5
+    return scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf")).softmax(dim=-1)
 
 
 def rotary(positions: torch.Tensor, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ
 _SILENCE_S = 0.2  # around the recording: the acoustic model was trained on speech that starts and ends in silence
 _NOISE_AMPLITUDE = 0.003  # of full scale: digital silence is nothing that the acoustic model knows
 # Wide beams: narrow ones lose the right words before their end.
-_SEARCH = {"beam": 1e-80, "wbeam": 1e-60, "pbeam": 1e-80}
+SEARCH = {"beam": 1e-80, "wbeam": 1e-60, "pbeam": 1e-80}
 _BEGIN, _END = "<s>", "</s>"
 _DISCOUNT = 0.5  # taken from every bigram that was seen, for those that were not
 
@@ -38,18 +38,18 @@ class Recognizer:
             dictionary, bigrams = Path(folder, "words.dict"), Path(folder, "bigrams.arpa")
             dictionary.write_text("\n".join(pronunciations) + "\n")
             bigrams.write_text(arpa_bigrams(words, texts))
-            self._free = Decoder(lm=str(bigrams), dict=str(dictionary), loglevel="FATAL", **_SEARCH)
-            self._forced = Decoder(lm=None, dict=str(dictionary), loglevel="FATAL", bestpath=False, **_SEARCH)
+            self._free = Decoder(lm=str(bigrams), dict=str(dictionary), loglevel="FATAL", **SEARCH)
+            self._forced = Decoder(lm=None, dict=str(dictionary), loglevel="FATAL", bestpath=False, **SEARCH)
         self._forced.add_jsgf_string("choice", f"#JSGF V1.0; grammar g; public <choice> = {' | '.join(choices)};")
         self._forced.activate_search("choice")
 
     def transcribe(self, samples: np.ndarray) -> list[str]:
         """The words that are likeliest said in `samples` (float32 [n] within -1..1, 16 kHz)."""
-        return _decode(self._free, samples).split()
+        return decode(self._free, samples).split()
 
     def choose(self, samples: np.ndarray) -> str:
         """The choice that is likeliest said; "" if none fits."""
-        return _decode(self._forced, samples)
+        return decode(self._forced, samples)
 
 
 def num_word_errors(found: Sequence[str], expected: Sequence[str]) -> int:
@@ -111,7 +111,8 @@ def _pronunciations(words: Sequence[str]) -> list[str]:
     return lines
 
 
-def _decode(decoder: Decoder, samples: np.ndarray) -> str:
+def decode(decoder: Decoder, samples: np.ndarray) -> str:
+    """What a decoder hears in `samples` (float32 [n] within -1..1, 16 kHz); "" if nothing fits."""
     padded = np.pad(samples, round(_SILENCE_S * SAMPLE_RATE_HZ))
     noise = np.random.default_rng(0).normal(scale=_NOISE_AMPLITUDE, size=len(padded))
     decoder.start_utt()

@@ -30,21 +30,34 @@ def make_encoder(data: Dataset, settings: Settings) -> SemanticEncoder:
 
 
 def training(data: Dataset, settings: Settings, device: torch.device) -> Training:
-    """The encoder's training on random clips: each frame's direction towards its own code among those there are."""
+    """The encoder's training on random clips: each frame's direction towards its own code among those there are.
+
+    Behind the eight dimensions of a direction alone it does not find out of saying the same always: two plain
+    classifiers, one of what each of its halves gives, show it the way. They are not part of the checkpoint.
+    """
     budget = settings.semantic
-    encoder = make_encoder(data, settings).to(device)
+    encoder = make_encoder(data, settings)
+    widths = settings.size.wav2vec2_hidden_size, encoder.encoder.project.out_features
+    encoder.classifiers = nn.ModuleList(nn.Linear(width, data.codes.num_classes) for width in widths)
+    encoder.to(device)
     used = encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)]
     # the unused codes are one more class, which is never right
     directions = functional.normalize(torch.cat([used, unused_direction()[None].to(device)]), dim=1)
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
-        latents = encoder.encoder(encoder.wav2vec2(clips.samples))
+        features = encoder.wav2vec2(clips.samples)
+        latents = encoder.encoder(features)
         found = functional.normalize(encoder.quantizer.in_project(latents.transpose(1, 2)), dim=1)
         logits = _SHARPNESS * torch.einsum("bdt,cd->bct", found, directions)
         wanted = clips.classes[:, : logits.shape[2]]  # wav2vec2 gives no frame for the last samples
         right = (logits.argmax(dim=1) == wanted).float().mean()
-        return {"total": functional.cross_entropy(logits, wanted), "right_frames": right}
+        code = functional.cross_entropy(logits, wanted)
+        hints = [
+            functional.cross_entropy(classifier(given).transpose(1, 2), wanted)
+            for classifier, given in zip(encoder.classifiers, (features, latents), strict=True)
+        ]
+        return {"total": code + sum(hints), "code": code, "from_features": hints[0], "right_frames": right}
 
     parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     return Training(encoder, [torch.optim.AdamW(parameters, budget.learning_rate, weight_decay=0.01)], losses)

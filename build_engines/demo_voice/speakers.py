@@ -65,9 +65,9 @@ class TorchSpeaker:
 
         def draw(given: list[int], allowed: range, others: tuple[int, ...] = ()) -> int:
             nonlocal cache
-            logits, cache = self._lm.step(torch.tensor([given]), cache)
+            logits, cache = self._lm.step(torch.tensor(given), cache)
             ids = torch.tensor([*allowed, *others])
-            return int(ids[_sample(logits[0, ids], generator)])
+            return int(ids[_sample(logits[ids], generator)])
 
         if isinstance(voice, ControlledVoice):
             style = Style(GENDERS.index(voice.gender), LABELS.index(voice.pitch), LABELS.index(voice.speed))

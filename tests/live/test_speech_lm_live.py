@@ -61,18 +61,10 @@ def stream(parity_server: TritonServer) -> Iterator[SpeechLmStream]:
     stream.close()
 
 
-@pytest.fixture(scope="module")
-def prompt(golden: dict[str, np.ndarray]) -> list[int]:
-    return golden["prompt.clone_with_transcript"].tolist()
-
-
-@pytest.fixture(scope="module")
-def greedy_ids(golden: dict[str, np.ndarray]) -> list[int]:
-    return golden["greedy.clone_with_transcript"].tolist()
-
-
-def test_a_stream_carries_only_new_tokens(stream: SpeechLmStream, prompt: list[int], greedy_ids: list[int]) -> None:
-    stream.send(prompt, 40, streaming=True)
+def test_a_stream_carries_only_new_tokens(
+    stream: SpeechLmStream, clone_prompt: list[int], greedy_ids: list[int]
+) -> None:
+    stream.send(clone_prompt, 40, streaming=True)
 
     responses = list(stream.responses())
 
@@ -81,23 +73,23 @@ def test_a_stream_carries_only_new_tokens(stream: SpeechLmStream, prompt: list[i
 
 
 def test_a_whole_answer_repeats_the_prompt_unless_told_otherwise(
-    stream: SpeechLmStream, prompt: list[int], greedy_ids: list[int]
+    stream: SpeechLmStream, clone_prompt: list[int], greedy_ids: list[int]
 ) -> None:
-    stream.send(prompt, 40)
-    assert list(stream.responses()) == [prompt + greedy_ids]
+    stream.send(clone_prompt, 40)
+    assert list(stream.responses()) == [clone_prompt + greedy_ids]
 
-    stream.send(prompt, 40, exclude_input_in_output=True)
+    stream.send(clone_prompt, 40, exclude_input_in_output=True)
     assert list(stream.responses()) == [greedy_ids]
 
 
 def test_a_stop_request_ends_the_running_one_of_its_id(
-    stream: SpeechLmStream, parity_server: TritonServer, prompt: list[int]
+    stream: SpeechLmStream, parity_server: TritonServer, clone_prompt: list[int]
 ) -> None:
-    stream.send(prompt, 30_000, request_id="long", streaming=True, temperature=1.0, runtime_top_k=50)
+    stream.send(clone_prompt, 30_000, request_id="long", streaming=True, temperature=1.0, runtime_top_k=50)
     running = stream.responses()
     num_tokens = len(next(running))
     stopping = SpeechLmStream(parity_server.grpc_url)
-    stopping.send(prompt, 1, request_id="long", stop=True)
+    stopping.send(clone_prompt, 1, request_id="long", stop=True)
 
     assert list(stopping.responses()) == []
     stopping.close()
@@ -105,31 +97,31 @@ def test_a_stop_request_ends_the_running_one_of_its_id(
 
 
 def test_a_bad_request_is_refused_by_name_and_the_next_one_served(
-    stream: SpeechLmStream, parity_server: TritonServer, prompt: list[int], greedy_ids: list[int]
+    stream: SpeechLmStream, parity_server: TritonServer, clone_prompt: list[int], greedy_ids: list[int]
 ) -> None:
-    stream.send(prompt, 40, end_id=5)
+    stream.send(clone_prompt, 40, end_id=5)
     with pytest.raises(InferenceServerException, match="end_id"):
         list(stream.responses())
 
     following = SpeechLmStream(parity_server.grpc_url)
-    following.send(prompt, 40, exclude_input_in_output=True)
+    following.send(clone_prompt, 40, exclude_input_in_output=True)
     assert list(following.responses()) == [greedy_ids]
     following.close()
 
 
 def test_a_caller_that_disconnects_frees_the_engine(
-    parity_server: TritonServer, prompt: list[int], greedy_ids: list[int]
+    parity_server: TritonServer, clone_prompt: list[int], greedy_ids: list[int]
 ) -> None:
     # two of these fill the KV cache: the next request would wait beyond ANSWER_TIMEOUT_S if they went on
     leaving = [SpeechLmStream(parity_server.grpc_url) for _ in range(2)]
     for one in leaving:
-        one.send(prompt, 30_000, streaming=True, temperature=1.0, runtime_top_k=50)
+        one.send(clone_prompt, 30_000, streaming=True, temperature=1.0, runtime_top_k=50)
         next(one.responses())
     for one in leaving:
         one.close()
 
     staying = SpeechLmStream(parity_server.grpc_url)
-    staying.send(prompt, 10_000, exclude_input_in_output=True, end_id=greedy_ids[0])
+    staying.send(clone_prompt, 10_000, exclude_input_in_output=True, end_id=greedy_ids[0])
 
     assert list(staying.responses()) == [greedy_ids[:1]]
     staying.close()
