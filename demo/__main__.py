@@ -1,4 +1,4 @@
-"""`python -m demo`: build the engines, start a real server, speak some lines through it, stop it."""
+"""`python -m demo`: build the engines, start a real server, speak some scenes through it, stop it."""
 
 import argparse
 import sys
@@ -6,27 +6,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritone_client import ControlledVoice, ReferenceVoice, Speech, Tritone, TritoneError, Voice
+import numpy as np
+from tritone_client import Speech, Tritone, TritoneError, Voice
 
 from build_engines.checkpoint import CheckpointError
 from build_engines.checks import CheckFailed
 from build_engines.repository import BUILD_DIR, PROJECT_DIR, build_repository, repository_dir
-from demo.lines import REFERENCE_TRANSCRIPT, REFERENCE_WAV
+from demo.picture import Caption, Row, draw
+from demo.scenes import Line, Scene, scenes
 from tritone.serve import ServerError, TritonServer
 
 DEMO_VOICE_DIR = PROJECT_DIR / "checkpoints" / "demo_voice"
 OUTPUT_DIR = PROJECT_DIR / "out"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One thing to say; `name` becomes the name of its wav file."""
-
-    name: str
-    text: str
-    voice: Voice
-    streamed: bool = False
-    seed: int = 0
+SAMPLE_RATE_HZ = 16000
+_PAUSE_S, _SCENE_PAUSE_S = 0.35, 1.0
 
 
 @dataclass(frozen=True)
@@ -43,53 +36,77 @@ class Spoken:
         return self.latency_s / self.speech.duration_s
 
 
-def demo_lines() -> list[Line]:
-    """One line for each way to choose a voice, all made of words that the demo voice knows."""
-    with_transcript = ReferenceVoice.from_file(REFERENCE_WAV, REFERENCE_TRANSCRIPT)
-    timbre_alone = ReferenceVoice.from_file(REFERENCE_WAV)
-    return [
-        Line("cloned-with-transcript", "the dog is inside the house", with_transcript, seed=3),
-        Line("cloned", "the student can hear the teacher", timbre_alone),
-        Line("controlled-female", "welcome to the world", ControlledVoice("female", pitch="high")),
-        Line("controlled-male", "this computer can speak", ControlledVoice("male", speed="low")),
-        Line("controlled-240-mel", "six seven eight nine ten", ControlledVoice("female", pitch_value=240)),
-        Line("streamed", "the new engine is very fast", ControlledVoice("female", pitch="high"), streamed=True),
-    ]
-
-
-def speak(client: Tritone, line: Line) -> Spoken:
+def speak(client: Tritone, line: Line, voice: Voice) -> Spoken:
     """Have the server say one line."""
     begin = time.perf_counter()
-    if not line.streamed:
-        speech = client.synthesize(line.text, voice=line.voice, seed=line.seed)
+    if not line.is_streamed:
+        speech = client.synthesize(line.text, voice=voice, seed=line.seed, keep_tokens=True)
         latency_s = time.perf_counter() - begin
         return Spoken(speech, latency_s, first_audio_s=latency_s)
     pieces, arrivals_s = [], []
-    for piece in client.stream(line.text, voice=line.voice, seed=line.seed):
+    for piece in client.stream(line.text, voice=voice, seed=line.seed, keep_tokens=True):
         pieces.append(piece)
         arrivals_s.append(time.perf_counter() - begin)
     return Spoken(Speech.join(pieces), arrivals_s[-1], arrivals_s[0])
 
 
-def run(model_dir: Path, output_dir: Path) -> None:
-    """Build, serve, speak; write one wav per line to `output_dir` and print a table."""
-    repository = build_repository(model_dir, repository_dir(model_dir, "int8"), "int8")
+def perform(client: Tritone, output_dir: Path) -> list[Path]:
+    """Say all scenes, printing a table.
+
+    Returns:
+        What was written to `output_dir`: one wav a line, then all of it as `demo.wav` and as a picture, `demo.png`.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
+    first = scenes()[0].lines[0]
+    assert not isinstance(first.voice, str)
+    speak(client, first, first.voice)  # a warm-up: engines prepare at their first use
+    print(f"{'line':24}{'audio s':>9}{'latency s':>11}{'first audio s':>15}{'RTF':>7}  text")
+    voices: dict[str, Voice] = {}
+    rows = [_perform_scene(client, scene, voices, output_dir) for scene in scenes()]
+    written = [output_dir / f"{name}.wav" for name in voices]
+    sounds = [sound for row in rows for sound in (row.waveform, _silence(_SCENE_PAUSE_S))]
+    Speech(np.concatenate(sounds)).save(output_dir / "demo.wav")
+    draw(rows, SAMPLE_RATE_HZ, output_dir / "demo.png")
+    return [*written, output_dir / "demo.wav", output_dir / "demo.png"]
+
+
+def _perform_scene(client: Tritone, scene: Scene, voices: dict[str, Voice], output_dir: Path) -> Row:
+    """Its sound, with `voices` filled with what each line was spoken with."""
+    sounds: list[np.ndarray] = []
+    captions: list[Caption] = []
+
+    def add(waveform: np.ndarray, text: str, label: str) -> None:
+        captions.append(Caption(sum(map(len, sounds)) / SAMPLE_RATE_HZ, text, label))
+        sounds.extend((waveform, _silence(_PAUSE_S)))
+
+    if scene.recording is not None:
+        add(scene.recording.waveform, scene.recording.transcript or "", "the recording")
+    for line in scene.lines:
+        spoken = speak(client, line, voices[line.voice] if isinstance(line.voice, str) else line.voice)
+        speech = spoken.speech
+        voices[line.name] = speech.voice()
+        speech.save(output_dir / f"{line.name}.wav")
+        add(speech.waveform, line.text, line.label)
+        print(
+            f"{line.name:24}{speech.duration_s:9.2f}{spoken.latency_s:11.2f}{spoken.first_audio_s:15.2f}"
+            f"{spoken.rtf:7.2f}  {line.text}",
+            flush=True,
+        )
+    return Row(scene.title, np.concatenate(sounds), captions)
+
+
+def _silence(duration_s: float) -> np.ndarray:
+    return np.zeros(round(duration_s * SAMPLE_RATE_HZ), np.float32)
+
+
+def run(model_dir: Path, output_dir: Path) -> None:
+    """Build, serve, speak; see `perform`."""
+    repository = build_repository(model_dir, repository_dir(model_dir, "int8"), "int8")
     print("starting tritonserver ...", flush=True)
     server = TritonServer.on_free_ports(repository, log_path=BUILD_DIR / "demo.log")
     with server, Tritone(server.grpc_url) as client:
-        lines = demo_lines()
-        client.synthesize(lines[0].text, voice=lines[0].voice)  # a warm-up: engines prepare at their first use
-        print(f"{'line':24}{'audio s':>9}{'latency s':>11}{'first audio s':>15}{'RTF':>7}  text")
-        for line in lines:
-            spoken = speak(client, line)
-            spoken.speech.save(output_dir / f"{line.name}.wav")
-            print(
-                f"{line.name:24}{spoken.speech.duration_s:9.2f}{spoken.latency_s:11.2f}{spoken.first_audio_s:15.2f}"
-                f"{spoken.rtf:7.2f}  {line.text}",
-                flush=True,
-            )
-    print(f"wrote {len(lines)} wav files to {output_dir}")
+        *lines, everything, picture = perform(client, output_dir)
+    print(f"wrote {len(lines)} lines to {output_dir}; to listen: {everything}, to look: {picture}")
 
 
 def main() -> int:

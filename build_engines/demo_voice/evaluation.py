@@ -19,7 +19,7 @@ from build_engines.demo_voice.figures import Figure, share, word_error
 from build_engines.demo_voice.identification import VoiceClassifier
 from build_engines.demo_voice.measures import GENDERS, LABELS
 from build_engines.demo_voice.recognition import Recognizer, num_word_errors
-from build_engines.demo_voice.speakers import Said, Speaker, TorchSpeaker, server_speaker
+from build_engines.demo_voice.speakers import Said, Speaker, server_speaker, torch_speakers
 from build_engines.demo_voice.texts import VOCABULARY, fresh_sentence, plain_words, punctuate, training_text
 from demo.lines import DEMO_SENTENCES
 
@@ -101,7 +101,8 @@ def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server:
     judges, material = _Judges(generator), _material(num_utterances, generator)
     figures = _espeak_figures(material, judges)
     limits = {figure.name: figure.value for figure in figures}
-    pytorch = _speaker_figures("fp32", TorchSpeaker(directory), material, judges, limits)
+    with torch_speakers(directory) as speakers:
+        pytorch = _speaker_figures("fp32", speakers, material, judges, limits)
     figures += pytorch
     if through_server:
         with server_speaker(directory) as speaker:
@@ -189,10 +190,8 @@ def _speaker_figures(
     def say(
         row: str, lines: Sequence[_Line], voice: Callable[[_Line], Voice] = lambda line: line.voice
     ) -> list[np.ndarray]:
-        said = [
-            speaker.say(line.text, voice(line), seed)
-            for seed, line in enumerate(tqdm(lines, desc=f"{name} {row}", unit=" lines"))
-        ]
+        answers = speaker.say_all([(line.text, voice(line)) for line in lines])
+        said = list(tqdm(answers, desc=f"{name} {row}", unit=" lines", total=len(lines)))
         all_said.extend(said)
         return [one.samples for one in said]
 

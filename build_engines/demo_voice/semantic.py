@@ -38,7 +38,8 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     budget = settings.semantic
     encoder = make_encoder(data, settings)
     widths = settings.size.wav2vec2_hidden_size, encoder.encoder.project.out_features
-    encoder.classifiers = nn.ModuleList(nn.Linear(width, data.codes.num_classes) for width in widths)
+    classifiers = nn.ModuleList(nn.Linear(width, data.codes.num_classes) for width in widths)
+    encoder.classifiers = classifiers
     encoder.to(device)
     used = encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)]
     # the unused codes are one more class, which is never right
@@ -55,7 +56,7 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
         code = functional.cross_entropy(logits, wanted)
         hints = [
             functional.cross_entropy(classifier(given).transpose(1, 2), wanted)
-            for classifier, given in zip(encoder.classifiers, (features, latents), strict=True)
+            for classifier, given in zip(classifiers, (features, latents), strict=True)
         ]
         return {"total": code + sum(hints), "code": code, "from_features": hints[0], "right_frames": right}
 

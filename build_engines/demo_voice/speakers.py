@@ -1,8 +1,11 @@
 """What is measured: a checkpoint through PyTorch in float32, and through the real server."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
@@ -39,8 +42,8 @@ class Said:
 class Speaker(Protocol):
     """Anything that says texts."""
 
-    def say(self, text: str, voice: Voice, seed: int) -> Said:
-        """The same seed gives the same speech."""
+    def say_all(self, lines: Sequence[tuple[str, Voice]]) -> Iterator[Said]:
+        """Texts, each in a voice and with its place as the seed, in their order."""
         ...
 
 
@@ -59,15 +62,19 @@ class TorchSpeaker:
 
     @torch.inference_mode()
     def say(self, text: str, voice: Voice, seed: int) -> Said:
+        """The same seed gives the same speech."""
         t = self._prompts.tokens
         generator = torch.Generator().manual_seed(seed)
         cache: Cache | None = None
 
-        def draw(given: list[int], allowed: range, others: tuple[int, ...] = ()) -> int:
+        def draw(given: list[int], allowed: range, other: int | None = None) -> int:
             nonlocal cache
             logits, cache = self._lm.step(torch.tensor(given), cache)
-            ids = torch.tensor([*allowed, *others])
-            return int(ids[_sample(logits[ids], generator)])
+            candidates = logits[allowed.start : allowed.stop]
+            if other is None:
+                return allowed[_sample(candidates, generator)]
+            drawn = _sample(torch.cat([candidates, logits[other : other + 1]]), generator)
+            return other if drawn == len(allowed) else allowed[drawn]
 
         if isinstance(voice, ControlledVoice):
             style = Style(GENDERS.index(voice.gender), LABELS.index(voice.pitch), LABELS.index(voice.speed))
@@ -91,7 +98,7 @@ class TorchSpeaker:
         speech: list[int] = []
         while len(speech) < _MAX_SEMANTIC_TOKENS:
             # at least one token is speech, as the server has it
-            token_id = draw(given, t.semantic_tokens, (t.im_end,) if speech else ())
+            token_id = draw(given, t.semantic_tokens, t.im_end if speech else None)
             if token_id == t.im_end:
                 break
             speech.append(token_id)
@@ -110,18 +117,51 @@ class TorchSpeaker:
         return TokenVoice(global_tokens, semantic_tokens, voice.transcript)
 
 
+class TorchSpeakers:
+    """A `TorchSpeaker` in each process of a pool."""
+
+    def __init__(self, processes: ProcessPoolExecutor) -> None:
+        self._processes = processes
+
+    def say_all(self, lines: Sequence[tuple[str, Voice]]) -> Iterator[Said]:
+        return self._processes.map(_say, *zip(*lines, strict=True), range(len(lines)))
+
+
+_speaker: TorchSpeaker  # of a process of the pool
+
+
+def _open_speaker(directory: Path) -> None:
+    global _speaker
+    torch.set_num_threads(1)  # of two processes of two threads each, none gets far
+    _speaker = TorchSpeaker(directory)
+
+
+def _say(text: str, voice: Voice, seed: int) -> Said:
+    return _speaker.say(text, voice, seed)
+
+
+@contextmanager
+def torch_speakers(checkpoint_dir: Path) -> Iterator[TorchSpeakers]:
+    """As many as the machine has cores; the same speech whatever their number."""
+    with ProcessPoolExecutor(
+        os.cpu_count(), get_context("spawn"), initializer=_open_speaker, initargs=(checkpoint_dir,)
+    ) as processes:
+        yield TorchSpeakers(processes)
+
+
 class ServerSpeaker:
     """A running server; every other line is streamed, so that both ways are measured."""
 
     def __init__(self, client: Tritone) -> None:
         self._client = client
 
-    def say(self, text: str, voice: Voice, seed: int) -> Said:
-        if seed % 2:
-            speech = Speech.join(self._client.stream(text, voice=voice, seed=seed))
-        else:
-            speech = self._client.synthesize(text, voice=voice, seed=seed)
-        return Said(speech.waveform, speech.end_reason == "complete")
+    def say_all(self, lines: Sequence[tuple[str, Voice]]) -> Iterator[Said]:
+        for seed, (text, voice) in enumerate(lines):
+            if seed % 2:
+                speech = Speech.join(self._client.stream(text, voice=voice, seed=seed))
+            else:
+                speech = self._client.synthesize(text, voice=voice, seed=seed)
+            yield Said(speech.waveform, speech.end_reason == "complete")
 
 
 @contextmanager
