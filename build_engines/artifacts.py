@@ -1,5 +1,6 @@
 """Finished artifacts: each is a folder that appears whole or not at all, with a manifest of what it was made from."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -14,6 +15,8 @@ MANIFEST_NAME = "manifest.json"
 def build_artifact(directory: Path, made_from: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any]]) -> bool:
     """Have `build` fill `directory`, unless that was done before from the same things.
 
+    Of several processes that want it at once one builds, and the others wait for it.
+
     Args:
         directory: the artifact; what stood there before is replaced.
         made_from: what decides the content (checkpoint, settings, versions), in JSON's types.
@@ -22,17 +25,30 @@ def build_artifact(directory: Path, made_from: Mapping[str, Any], build: Callabl
     Returns:
         Whether it had to be built.
     """
-    manifest_path = directory / MANIFEST_NAME
-    if manifest_path.exists() and json.loads(manifest_path.read_text())["made_from"] == made_from:
+    if _is_finished(directory, made_from):
         return False
     working = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    told = build(working)
-    (working / MANIFEST_NAME).write_text(json.dumps({"made_from": made_from, **told}, indent=2))
-    shutil.rmtree(directory, ignore_errors=True)
-    working.rename(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # The kernel frees the lock of a process that was killed. The file stays: whoever waits for it has it open.
+    with directory.with_name(f".{directory.name}.build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_finished(directory, made_from):
+            return False
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir()
+        told = build(working)
+        (working / MANIFEST_NAME).write_text(json.dumps({"made_from": made_from, **told}, indent=2))
+        shutil.rmtree(directory, ignore_errors=True)
+        working.rename(directory)
     return True
+
+
+def _is_finished(directory: Path, made_from: Mapping[str, Any]) -> bool:
+    try:
+        made: bool = json.loads((directory / MANIFEST_NAME).read_text())["made_from"] == made_from
+    except FileNotFoundError:
+        return False
+    return made
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -1,4 +1,7 @@
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,26 @@ def test_a_build_starts_from_an_empty_folder_after_one_that_broke_off(tmp_path: 
         build_artifact(tmp_path / "engine", {}, breaks_off)
     build_artifact(tmp_path / "engine", {}, writes("a"))
     assert sorted(path.name for path in (tmp_path / "engine").iterdir()) == ["content", "manifest.json"]
+
+
+def test_of_several_that_want_it_at_once_one_builds(tmp_path: Path) -> None:
+    counted: list[str] = []
+    begun = threading.Event()
+
+    def build(directory: Path) -> dict[str, Any]:
+        begun.set()
+        time.sleep(0.3)
+        return writes("a", counted)(directory)
+
+    def want(build: Callable[[Path], dict[str, Any]]) -> bool:
+        return build_artifact(tmp_path / "engine", {}, build)
+
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(want, build)
+        begun.wait(10)
+        others = [threads.submit(want, writes("b", counted)) for _ in range(2)]
+        assert [first.result(), *(other.result() for other in others)] == [True, False, False]
+    assert counted == ["a"]
 
 
 def test_a_source_hash_changes_with_any_of_its_files(tmp_path: Path) -> None:
