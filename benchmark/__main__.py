@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tritone_client import TritoneError
+from tritone_client.cli import add_tls_options, chosen_tls
 
 from benchmark.capacity import print_capacity
 from benchmark.compare import print_comparison
@@ -87,7 +88,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return args.handle(args)
-    except (BenchmarkError, WorklistError, ServerError, TritoneError) as error:
+    except (BenchmarkError, WorklistError, ServerError, TritoneError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -100,6 +101,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=PROFILES, default="cpu", help="of the engines for --model-dir")
     _add_precision(parser)
     parser.add_argument("--metrics-url", help=f"host:port of its metrics; else the same host, {DEFAULT_METRICS_PORT}")
+    add_tls_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="the folder of the results")
     parser.add_argument(
         "--mode", type=_list_of(_mode), default=default.modes, help="stream, whole or both: stream,whole"
@@ -137,6 +139,12 @@ def _run(args: argparse.Namespace) -> int:
         timeout_s=args.timeout,
         slo=args.slo,
     )
+    try:
+        tls = chosen_tls(args)
+    except ValueError as error:
+        raise BenchmarkError(str(error)) from error
+    if tls is not None and args.url is None:
+        raise BenchmarkError("--tls is for --url: the server of --model-dir is this machine's own")
     args.out.mkdir(parents=True, exist_ok=True)
     beside = PublishedTable.load(BESIDE[args.beside]) if args.beside else None
     with ExitStack() as stack:
@@ -147,7 +155,7 @@ def _run(args: argparse.Namespace) -> int:
         else:
             url = args.url
             metrics_url = args.metrics_url or f"{url.rpartition(':')[0]}:{DEFAULT_METRICS_PORT}"
-        run = asyncio.run(measure_run(url, metrics_url, settings, args.worklist, utterances))
+        run = asyncio.run(measure_run(url, metrics_url, settings, args.worklist, utterances, tls))
     if not run.measurements:
         raise BenchmarkError("interrupted before anything was measured")
     run.save(args.out / "run.json")

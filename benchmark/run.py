@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 import psutil
 from tqdm import tqdm
-from tritone_client import AsyncTritone, ReferenceVoice, Sampling, TritoneError
+from tritone_client import AsyncTritone, ReferenceVoice, Sampling, Tls, TritoneError
 
 from benchmark.load import Job, closed_loop, open_loop
 from benchmark.metrics import Figures, Mode, Piece, Request
@@ -186,9 +186,14 @@ class LoadGenerator:
 
 
 async def measure_run(
-    url: str, metrics_url: str | None, settings: RunSettings, worklist: str, utterances: Sequence[Utterance]
+    url: str,
+    metrics_url: str | None,
+    settings: RunSettings,
+    worklist: str,
+    utterances: Sequence[Utterance],
+    tls: Tls | None = None,
 ) -> Run:
-    """Put the server at `url` under load.
+    """Put the server at `url` under load. A request that it refuses is not sent again.
 
     Being cancelled (Ctrl-C) ends it early; what was measured until then is returned all the same.
 
@@ -197,7 +202,10 @@ async def measure_run(
     """
     measurements: list[Measurement] = []
     timeline = None
-    async with AsyncTritone(url, timeout_s=settings.timeout_s) as client, ServerSide(url, metrics_url) as server:
+    async with (
+        AsyncTritone(url, timeout_s=settings.timeout_s, tls=tls, num_retries=0) as client,
+        ServerSide(url, metrics_url, tls) as server,
+    ):
         try:
             environment = _environment(await server.describe())
         except grpc.RpcError as error:

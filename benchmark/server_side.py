@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-import grpc
-import grpc.aio
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc.service_pb2 import (
@@ -21,6 +19,8 @@ from tritonclient.grpc.service_pb2 import (
     ServerMetadataRequest,
 )
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+from tritone_client import Tls
+from tritone_client.connection import open_async_channel
 
 SAMPLE_PERIOD_S = 0.5
 PIPELINE_MODELS = ("spark_tts_stream", "spark_tts")  # either describes the checkpoint
@@ -94,11 +94,12 @@ class ServerSide:
     Args:
         url: host and port of the server's gRPC endpoint.
         metrics_url: host and port of its metrics endpoint; None: without metrics.
+        tls: speak TLS; None: plain.
     """
 
-    def __init__(self, url: str, metrics_url: str | None) -> None:
+    def __init__(self, url: str, metrics_url: str | None, tls: Tls | None = None) -> None:
         self._metrics_url = metrics_url
-        self._channel = grpc.aio.insecure_channel(url)
+        self._channel = open_async_channel(url, tls)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._process = find_process(url)
 

@@ -5,11 +5,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Self, Unpack
 
-import grpc.aio
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tritone_client.connection import CHANNEL_OPTIONS, Deadline, Tls, retry_pauses_s
+from tritone_client.connection import DEFAULT_NUM_RETRIES, Deadline, Tls, open_async_channel, retry_pauses_s
 from tritone_client.errors import Unavailable, rpc_errors_as_tritone_errors
 from tritone_client.messages import (
     STREAM_MODEL,
@@ -33,14 +32,18 @@ class AsyncTritone:
     on the server. Arguments, results and errors are those of Tritone.
     """
 
-    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        *,
+        timeout_s: float | None = None,
+        tls: Tls | None = None,
+        num_retries: int = DEFAULT_NUM_RETRIES,
+    ) -> None:
         self.url = url
         self.timeout_s = timeout_s
-        self._channel = (
-            grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
-            if tls is None
-            else grpc.aio.secure_channel(url, tls.credentials(), options=CHANNEL_OPTIONS)
-        )
+        self.num_retries = num_retries
+        self._channel = open_async_channel(url, tls)
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     async def synthesize(
@@ -89,7 +92,7 @@ class AsyncTritone:
 
     async def _infer(self, request: ModelInferRequest) -> ModelInferResponse:
         deadline = Deadline(self.timeout_s)
-        for pause_s in retry_pauses_s():
+        for pause_s in retry_pauses_s(self.num_retries):
             try:
                 return await self._infer_once(request, deadline.left_s())
             except Unavailable:
@@ -108,7 +111,7 @@ class AsyncTritone:
 
     async def _stream(self, request: ModelInferRequest) -> AsyncGenerator[Speech]:
         deadline, has_begun = Deadline(self.timeout_s), False
-        for pause_s in retry_pauses_s():
+        for pause_s in retry_pauses_s(self.num_retries):
             try:
                 async with aclosing(self._stream_once(request, deadline.left_s())) as pieces:
                     async for piece in pieces:

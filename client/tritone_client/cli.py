@@ -167,6 +167,11 @@ def _add_url(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="the server's gRPC endpoint (default: %(default)s)",
     )
+    add_tls_options(parser)
+
+
+def add_tls_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `chosen_tls` understands."""
     parser.add_argument("--tls", action="store_true", help="speak TLS with the server")
     parser.add_argument(
         "--tls-ca", metavar="FILE", help="with --tls: the authority of the server's certificate, in PEM"
@@ -206,7 +211,7 @@ def say(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 def make_voice(args: argparse.Namespace) -> None:
     """`tritone voice make`."""
-    reference, tls = ReferenceVoice.from_file(args.reference, args.transcript), _chosen_tls(args)
+    reference, tls = ReferenceVoice.from_file(args.reference, args.transcript), chosen_tls(args)
 
     async def request_voice() -> TokenVoice:
         async with AsyncTritone(args.url, tls=tls) as tritone:
@@ -252,7 +257,12 @@ def _chosen_voice(args: argparse.Namespace) -> Voice:
     return TokenVoice.load(args.voice) if Path(args.voice).suffix == ".json" else StoredVoice(args.voice)
 
 
-def _chosen_tls(args: argparse.Namespace) -> Tls | None:
+def chosen_tls(args: argparse.Namespace) -> Tls | None:
+    """How to speak with the server by the options of `add_tls_options`; None: plain.
+
+    Raises:
+        ValueError: files are given that do not go together.
+    """
     files = (args.tls_ca, args.tls_cert, args.tls_key)
     if not args.tls:
         if files != (None, None, None):
@@ -277,7 +287,7 @@ async def _receive(args: argparse.Namespace, text: str, voice: Voice, sampling: 
         TritoneError: the server refused the request, failed or gave no audio.
     """
     last_piece, duration_s, first_audio_at = None, 0.0, perf_counter()
-    async with AsyncTritone(args.url, tls=_chosen_tls(args)) as tritone:
+    async with AsyncTritone(args.url, tls=chosen_tls(args)) as tritone:
         with ExitStack() as open_files:
             async with aclosing(_speak(args, tritone, text, voice, sampling)) as speaking:
                 async for piece in speaking:

@@ -15,7 +15,7 @@ import grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tritone_client.connection import CHANNEL_OPTIONS, Deadline, Tls, retry_pauses_s
+from tritone_client.connection import CHANNEL_OPTIONS, DEFAULT_NUM_RETRIES, Deadline, Tls, retry_pauses_s
 from tritone_client.errors import Unavailable, rpc_errors_as_tritone_errors
 from tritone_client.messages import (
     STREAM_MODEL,
@@ -43,17 +43,25 @@ class Tritone:
             requests go to each in turn.
         timeout_s: the longest that a request may take, a stream to its end, retries included; None: no limit.
         tls: speak TLS; None: plain.
-
-    A request that finds its server busy, stopping or gone is sent again after a moment, at most three times within
-    about a second, to the next server where there are several. A stream that has begun to speak is not: it fails.
+        num_retries: how often a request that finds its server busy, stopping or gone is sent again, after a moment (all
+            three within about a second), to the next server where there are several. A stream that has begun to speak
+            is not: it fails.
 
     Raises:
         OSError: a file of `tls` cannot be read.
     """
 
-    def __init__(self, url: str = "localhost:8001", *, timeout_s: float | None = None, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        *,
+        timeout_s: float | None = None,
+        tls: Tls | None = None,
+        num_retries: int = DEFAULT_NUM_RETRIES,
+    ) -> None:
         self.url = url
         self.timeout_s = timeout_s
+        self.num_retries = num_retries
         self._channel = (
             grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
             if tls is None
@@ -130,7 +138,7 @@ class Tritone:
 
     def _infer(self, request: ModelInferRequest) -> ModelInferResponse:
         deadline = Deadline(self.timeout_s)
-        for pause_s in retry_pauses_s():
+        for pause_s in retry_pauses_s(self.num_retries):
             try:
                 return self._infer_once(request, deadline.left_s())
             except Unavailable:
@@ -152,7 +160,7 @@ class Tritone:
 
     def _stream(self, request: ModelInferRequest) -> Generator[Speech]:
         deadline, has_begun = Deadline(self.timeout_s), False
-        for pause_s in retry_pauses_s():
+        for pause_s in retry_pauses_s(self.num_retries):
             try:
                 for piece in self._stream_once(request, deadline.left_s()):
                     has_begun = True

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 import grpc
+import grpc.aio
 
 # gRPC's default limit of a received message, 4 MB, is about a minute of speech; ten minutes are 38 MB.
 # Requests go round all servers that the name stands for; one that cannot be reached is passed over.
@@ -16,9 +17,10 @@ CHANNEL_OPTIONS = [
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 ]
 
-# A request that a server cannot take (it is busy, stopping or gone) is sent again after these pauses, three times in
-# all; each is drawn from half to one and a half of its length, lest all clients come back together.
-RETRY_PAUSES_S = (0.1, 0.2, 0.4)
+# A request that a server cannot take (it is busy, stopping or gone) is sent again after 0.1, 0.2, 0.4 ... s; each pause
+# is drawn from half to one and a half of that, lest all clients come back together.
+DEFAULT_NUM_RETRIES = 3
+_FIRST_RETRY_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,19 @@ class Deadline:
         return self._end is not None and time.monotonic() + pause_s >= self._end
 
 
-def retry_pauses_s() -> Iterator[float | None]:
+def open_async_channel(url: str, tls: Tls | None) -> grpc.aio.Channel:
+    """To the servers at `url`; `tls` None: plain.
+
+    Raises:
+        OSError: a file of `tls` cannot be read.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(url, tls.credentials(), options=CHANNEL_OPTIONS)
+
+
+def retry_pauses_s(num_retries: int) -> Iterator[float | None]:
     """For each attempt how long to wait before the next one; None after the last."""
-    for pause_s in RETRY_PAUSES_S:
-        yield pause_s * random.uniform(0.5, 1.5)
+    for index in range(num_retries):
+        yield _FIRST_RETRY_PAUSE_S * 2**index * random.uniform(0.5, 1.5)
     yield None

@@ -1,5 +1,7 @@
 """TLS, client certificates and closed endpoints, on real servers, with certificates made here."""
 
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from tritone_client import ControlledVoice, ReferenceVoice, Speech, Tls, Tritone, TritoneError, Unavailable
 from tritone_client.cli import main
 
+from benchmark.results import Run
 from tritone.access import Access
 from tritone.serve import TritonServer
 
@@ -97,6 +100,18 @@ def test_command_line_speaks_tls(mutual: TritonServer, certificates: Certificate
 
     assert main([*said, "--tls", "--tls-ca", str(certificates.authority), *proof]) == 0
     assert main([*said, "--tls-ca", str(certificates.authority)]) == 2
+
+
+def test_load_benchmark_speaks_tls(mutual: TritonServer, certificates: Certificates, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmark", "run", "--url", url(mutual), "--out", str(tmp_path)]
+    load = ["--worklist", "demo", "--mode", "whole", "--concurrency", "1", "--requests", "1", "--warm-up", "0"]
+    proof = ["--tls-cert", str(certificates.client), "--tls-key", str(certificates.client_key)]
+    done = subprocess.run(
+        [*command, *load, "--tls", "--tls-ca", str(certificates.authority), *proof], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (measurement,) = Run.load(tmp_path / "run.json").measurements
+    assert [request.error for request in measurement.requests] == [None]
 
 
 @pytest.mark.parametrize("kind", ["plain", "no client certificate", "a stranger's server"])
