@@ -76,7 +76,7 @@ def write_checkpoint(
 
 
 def _bicodec_tensors(config: layout.Config, vocoder: State, speaker: State, semantic: State) -> dict[str, torch.Tensor]:
-    """`BiCodec/model.safetensors`; what only the published training used is zero."""
+    """`BiCodec/model.safetensors`, without what only the published training used: 5 MB, which its loader can miss."""
     sources = {
         # each half of the two quantisers comes from the part that trained it
         "quantizer.in_project.": _under("quantizer.in_project.", semantic),
@@ -92,25 +92,31 @@ def _bicodec_tensors(config: layout.Config, vocoder: State, speaker: State, sema
         "speaker_encoder.perceiver_sampler.": _under("perceiver_sampler.", speaker),
     }
     trained = {prefix + name: tensor for prefix, state in sources.items() for name, tensor in state.items()}
-    return _laid_out(trained, layout.bicodec_tensors(config), layout.bicodec_training_tensors(config))
+    return _laid_out(trained, layout.bicodec_tensors(config))
 
 
 def _wav2vec2_tensors(config: layout.Config, semantic: State) -> dict[str, torch.Tensor]:
-    """`pytorch_model.bin`; a layer of zeros adds nothing to its input, which is what the untrained ones do."""
+    """`pytorch_model.bin`; a layer of zeros adds nothing to its input, which is what the untrained ones do.
+
+    A zero that is spread over a tensor takes the file as much room as one zero.
+    """
     trained = {f"wav2vec2.{name}": tensor for name, tensor in _under("wav2vec2.", semantic).items()}
     untrained = {
         name: shape for name, shape in layout.wav2vec2_tensors(config).items() if _is_layer_beyond(name, trained)
     }
     wanted = {name: shape for name, shape in layout.wav2vec2_tensors(config).items() if name not in untrained}
-    return _laid_out(trained, wanted, untrained | layout.wav2vec2_training_tensors(config))
+    zeros = untrained | layout.wav2vec2_training_tensors(config)
+    return _laid_out(trained, wanted) | {
+        name: torch.zeros((), dtype=torch.float16).expand(shape) for name, shape in zeros.items()
+    }
 
 
 def _is_layer_beyond(name: str, trained: State) -> bool:
     return ".layers." in name and name not in trained
 
 
-def _laid_out(trained: State, wanted: layout.Shapes, zeros: layout.Shapes) -> dict[str, torch.Tensor]:
-    """The tensors of one file: the wanted ones from the trained, weight norm unfolded, all others zero."""
+def _laid_out(trained: State, wanted: layout.Shapes) -> dict[str, torch.Tensor]:
+    """The tensors of one file from the trained ones, weight norm unfolded."""
     tensors = {}
     for name, shape in wanted.items():
         if name.endswith("_g"):
@@ -119,11 +125,7 @@ def _laid_out(trained: State, wanted: layout.Shapes, zeros: layout.Shapes) -> di
             tensors[name] = torch.linalg.vector_norm(weight, dim=shared, keepdim=True)
         else:
             tensors[name] = trained[name.removesuffix("_v") if name.endswith("_v") else name]
-    tensors = {name: tensor.half().contiguous().clone() for name, tensor in tensors.items()}
-    for name, shape in zeros.items():
-        is_count = name.endswith("num_batches_tracked")
-        tensors[name] = torch.zeros(shape, dtype=torch.int64 if is_count else torch.float16)
-    return tensors
+    return {name: tensor.half().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _under(prefix: str, state: State) -> dict[str, torch.Tensor]:
