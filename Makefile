@@ -96,8 +96,8 @@ gpu-check: $(SYNTHETIC) ## build, verify, test and measure in the image tritone:
 demo-voice: setup ## train the demo voice from nothing (hours; resumable; needs Debian's libespeak-ng1)
 	$(VENV_PYTHON) -m build_engines.demo_voice
 
-demo-voice-evaluate: setup ## measure MODEL_DIR's speech; fails where a figure is missed
-	$(VENV_PYTHON) -m build_engines.demo_voice evaluate --checkpoint "$(MODEL_DIR)"
+demo-voice-evaluate: setup ## measure MODEL_DIR's speech, by PyTorch and by a real server; fails where a figure is missed
+	$(VENV_PYTHON) -m build_engines.demo_voice evaluate --checkpoint "$(MODEL_DIR)" --server
 
 # Both halves wait a lot. The live one, whose clocks matter, comes first.
 test: setup $(PERF_ANALYZER) ## run the tests: live ones, and beside them all others, whose report comes last

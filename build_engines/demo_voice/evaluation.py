@@ -4,9 +4,12 @@ espeak-ng's own speech is measured beside it by the same recogniser, which under
 something only beside espeak's.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +63,10 @@ class _Material:
 
 
 class _Judges:
-    """What listens."""
+    """What listens: recognisers in `processes`, and who spoke."""
 
-    def __init__(self, generator: np.random.Generator) -> None:
-        texts = [plain_words(training_text(generator)) for _ in range(_NUM_LANGUAGE_MODEL_TEXTS)]
-        self.recognizer = Recognizer(VOCABULARY, texts, DEMO_SENTENCES)
+    def __init__(self, processes: ProcessPoolExecutor, generator: np.random.Generator) -> None:
+        self._processes = processes
         voices = [voice for voice in range(len(VOICES)) for _ in range(_CLASSIFIER_CLIPS)]
         clips = [_espeak(fresh_sentence(generator), voice, generator)[1] for voice in voices]
         self.classifier = VoiceClassifier(clips, voices)
@@ -73,17 +75,34 @@ class _Judges:
         self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_most: float | None = None
     ) -> Figure:
         expected = [plain_words(line.text) for line in lines]
-        errors = [
-            num_word_errors(self.recognizer.transcribe(clip), words)
-            for clip, words in zip(clips, expected, strict=True)
-        ]
+        found = self._processes.map(_transcribe, clips)
+        errors = [num_word_errors(*pair) for pair in zip(found, expected, strict=True)]
         return word_error(name, errors, [len(words) for words in expected], at_most)
 
     def one_of_50(
         self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_least: float | None = None
     ) -> Figure:
-        hits = [self.recognizer.choose(clip) == line.text for clip, line in zip(clips, lines, strict=True)]
+        chosen = self._processes.map(_choose, clips)
+        hits = [choice == line.text for choice, line in zip(chosen, lines, strict=True)]
         return share(name, hits, at_least)
+
+
+_recognizer: Recognizer  # of a process that listens
+
+
+def _open_recognizer() -> None:
+    global _recognizer
+    generator = np.random.default_rng([_SEED, 0])
+    texts = [plain_words(training_text(generator)) for _ in range(_NUM_LANGUAGE_MODEL_TEXTS)]
+    _recognizer = Recognizer(VOCABULARY, texts, DEMO_SENTENCES)
+
+
+def _transcribe(clip: np.ndarray) -> list[str]:
+    return _recognizer.transcribe(clip)
+
+
+def _choose(clip: np.ndarray) -> str:
+    return _recognizer.choose(clip)
 
 
 def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server: bool) -> bool:
@@ -98,16 +117,18 @@ def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server:
         EspeakMissing: there is no libespeak-ng.
     """
     generator = np.random.default_rng(_SEED)
-    judges, material = _Judges(generator), _material(num_utterances, generator)
-    figures = _espeak_figures(material, judges)
-    limits = {figure.name: figure.value for figure in figures}
-    with torch_speakers(directory) as speakers:
-        pytorch = _speaker_figures("fp32", speakers, material, judges, limits)
-    figures += pytorch
-    if through_server:
-        with server_speaker(directory) as speaker:
-            served = _speaker_figures("server", speaker, material, judges, limits)
-        figures += served + _compared(served, pytorch)
+    material = _material(num_utterances, generator)
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_open_recognizer) as processes:
+        judges = _Judges(processes, generator)
+        figures = _espeak_figures(material, judges)
+        limits = {figure.name: figure.value for figure in figures}
+        with torch_speakers(directory) as speakers:
+            pytorch = _speaker_figures("fp32", speakers, material, judges, limits)
+        figures += pytorch
+        if through_server:
+            with server_speaker(directory) as speaker:
+                served = _speaker_figures("server", speaker, material, judges, limits)
+            figures += served + _compared(served, pytorch)
     print("\n".join(str(figure) for figure in figures))
     missed = [figure.name for figure in figures if figure.is_missed]
     summary = ", ".join(f"{figure.name} {100 * figure.value:.1f}%" for figure in figures)
@@ -119,11 +140,12 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
     def fresh() -> str:
         return fresh_sentence(generator)
 
-    styles = list(product(range(2), range(5), range(5)))
-    generator.shuffle(styles)
+    all_styles, middling_styles = (
+        generator.permutation(list(product(range(2), levels, levels))) for levels in (range(5), range(1, 4))
+    )
 
-    def controlled(text: str, index: int) -> tuple[_Line, np.ndarray]:
-        """The labels in turn; espeak says it at the same ones."""
+    def controlled(text: str, index: int, styles: np.ndarray = middling_styles) -> tuple[_Line, np.ndarray]:
+        """The styles in turn, of which the recogniser understands the outer ones hardly; espeak says it in the same."""
         gender, pitch, speed = (int(value) for value in styles[index % len(styles)])
         voices = [voice for voice, name in enumerate(VOICES) if ("+m" in name) == bool(gender)]
         voice = voices[index % len(voices)]
@@ -147,7 +169,7 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
     several = [f"{punctuate(fresh(), generator)} {punctuate(fresh(), generator)}" for _ in range(count)]
     rows = {
         "controlled": [controlled(fresh(), index) for index in range(count)],
-        "controlled demo": [controlled(text, index) for index, text in enumerate(demo)],
+        "controlled demo": [controlled(text, index, all_styles) for index, text in enumerate(demo)],
         "punctuated": [controlled(text, index) for index, text in enumerate(several)],
     }
     clones = [cloned(fresh(), index) for index in range(count)]
@@ -198,8 +220,8 @@ def _speaker_figures(
     controlled = say("controlled", material.controlled)
     max_error = espeak["espeak controlled word error"] + _MAX_MORE_WORD_ERROR
     figures = [judges.word_error(f"{name} controlled word error", material.controlled, controlled, max_error)]
-    figures += _label_figures(name, material.controlled, controlled, judges.classifier)
     clips = say("controlled demo", material.controlled_demo)
+    figures += _label_figures(name, material.controlled_demo, clips, judges.classifier)
     figures.append(judges.one_of_50(f"{name} controlled one of 50", material.controlled_demo, clips, _MIN_ONE_OF_50))
 
     clips = say("low F0", material.low)

@@ -1,25 +1,63 @@
-"""`python -m demo`, as a newcomer runs it."""
+"""The demonstration, through the real server: what it writes, and that its voices do as they are told."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
+import pytest
 import soundfile
+from tritone_client import Tritone
 
-PROJECT_DIR = Path(__file__).parents[2]
+from build_engines.demo_voice.measures import f0_hz, mel_to_hz, speech_duration_s
+from demo.__main__ import SAMPLE_RATE_HZ, perform
+from demo.scenes import Line, scenes
+from tritone.serve import TritonServer
+
+LINES: dict[str, Line] = {line.name: line for scene in scenes() for line in scene.lines}
+MAX_F0_ERROR = 0.10
 
 
-def test_demo_speaks_every_line_and_stops_its_server(tmp_path: Path) -> None:
-    demo = subprocess.run(
-        [sys.executable, "-m", "demo", "--output-dir", tmp_path],
-        cwd=PROJECT_DIR,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert demo.returncode == 0, demo.stderr
-    durations_s = {path.stem: soundfile.info(path).duration for path in tmp_path.glob("*.wav")}
-    assert len(durations_s) == 6
-    for name, duration_s in durations_s.items():
-        assert 0.5 < duration_s < 5
-        assert f"\n{name}" in demo.stdout  # its row of the table
+@pytest.fixture(scope="module")
+def output_dir(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("demo") / "out"
+    with Tritone(server.grpc_url, timeout_s=120) as client:
+        written = perform(client, directory)
+    assert sorted(written) == sorted(directory.iterdir())
+    return directory
+
+
+def heard(output_dir: Path, name: str) -> np.ndarray:
+    waveform, sample_rate_hz = soundfile.read(output_dir / f"{name}.wav", dtype="float32")
+    assert sample_rate_hz == SAMPLE_RATE_HZ
+    return waveform
+
+
+def test_every_line_is_written_and_heard_in_the_whole(output_dir: Path) -> None:
+    assert {path.stem for path in output_dir.glob("*.wav")} == {*LINES, "demo"}
+    durations_s = [len(heard(output_dir, name)) / SAMPLE_RATE_HZ for name in LINES]
+    assert min(durations_s) > 0.5
+    assert len(heard(output_dir, "demo")) / SAMPLE_RATE_HZ > sum(durations_s)
+
+
+def test_the_picture_shows_something_of_every_scene(output_dir: Path) -> None:
+    picture = matplotlib.image.imread(output_dir / "demo.png")[..., :3]
+    rows = np.array_split(picture[:, picture.shape[1] // 10 : picture.shape[1] // 3], len(scenes()))
+    assert all(row.std() > 0.1 for row in rows)
+
+
+@pytest.mark.parametrize("name", [name for name, line in LINES.items() if isinstance(line.voice, str)])
+def test_a_kept_voice_goes_on(output_dir: Path, name: str) -> None:
+    first = f0_hz(heard(output_dir, str(LINES[name].voice)))
+    assert f0_hz(heard(output_dir, name)) == pytest.approx(first, rel=MAX_F0_ERROR)
+
+
+def test_f0_follows_the_pitch(output_dir: Path) -> None:
+    wanted_hz = {name: mel_to_hz(float(name.split("-")[1])) for name in LINES if name.startswith("pitch-")}
+    assert len(wanted_hz) == 5
+    errors = {name: f0_hz(heard(output_dir, name)) / hz - 1 for name, hz in wanted_hz.items()}
+    assert all(abs(error) < MAX_F0_ERROR for error in errors.values()), errors
+
+
+def test_duration_follows_the_speed(output_dir: Path) -> None:
+    slow_s, middle_s, fast_s = (speech_duration_s(heard(output_dir, f"speed-{value}")) for value in (2, 4, 6))
+    assert slow_s > 1.3 * middle_s > 1.3 * 1.1 * fast_s
