@@ -186,7 +186,8 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
     drawn = [examples.draw(generator) for _ in range(60)]
     for example in drawn:
         assert example.ids[-1] == t.im_end
-        says = example.characters >= 0
+        is_voice = np.isin(example.ids, t.global_tokens)
+        says = (example.characters >= 0) & ~is_voice
         assert set(example.ids[says]) <= set(t.semantic_tokens)
         assert (example.weights[says] == 1).all() and example.weights[-1] == 1
         assert not example.weights[: list(example.ids).index(t.end_content) + 1].any()
@@ -199,6 +200,19 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         if example.pitch_at >= 0:
             assert example.ids[example.pitch_at] in t.pitch_values
             assert example.weights[example.pitch_at] == 0
+            # each token of the made-up voice has the pitch to look at
+            is_voice = np.isin(example.ids, t.global_tokens)
+            assert (example.characters[is_voice] == example.pitch_at).all()
+
+
+def test_voices_alone_end_before_the_speech(trained: Workshop) -> None:
+    examples = Examples(trained.data, {}, trained.prompts, max_tokens=400, voices_share=1.0)
+    generator = np.random.default_rng(0)
+    t = trained.prompts.tokens
+    for example in (examples.draw(generator) for _ in range(10)):
+        assert example.ids[-1] == t.end_global
+        assert len(example.ids) == len(example.weights) == len(example.characters)
+        assert np.isin(example.ids, t.global_tokens).sum() == 32
 
 
 def test_the_unused_tokens_weigh_as_much_in_training_as_in_the_checkpoint(trained: Workshop) -> None:

@@ -47,6 +47,9 @@ _PITCH_DEVIATION_MEL = 3.0
 _LABEL_MARGIN_MEL = 5.0
 _LABEL_MARGIN_SPEED = 0.15
 
+# Of a made-up voice's tokens: a given pitch changes one or two of 32, too little beside the speech to be learnt soon.
+_VOICE_WEIGHT = 8.0
+
 _ADAM_LEARNING_RATE_SHARE = 0.15  # of Muon's, for embeddings, norms and biases
 
 
@@ -106,7 +109,11 @@ class Example:
 class Examples:
     """Draws sequences of every mode from the data."""
 
-    def __init__(self, data: Dataset, heard: Heard, prompts: Prompts, max_tokens: int) -> None:
+    def __init__(
+        self, data: Dataset, heard: Heard, prompts: Prompts, max_tokens: int, voices_share: float = 0.0
+    ) -> None:
+        """`voices_share` of the sequences are of controlled modes and end where the speech would begin."""
+        self._voices_share = voices_share
         self._data, self._heard, self._prompts = data, heard, prompts
         self._max_tokens = max_tokens
         self._alike: list[list[int]] = [[] for _ in range(1 + max(u.voice for u in data.utterances))]
@@ -118,7 +125,8 @@ class Examples:
         """One of at most `max_tokens` tokens."""
         while True:
             index = int(generator.integers(len(self._data)))
-            share = generator.random()
+            is_voice = generator.random() < self._voices_share
+            share = generator.random() * (_CONTROLLED_SHARE + _FINE_SHARE if is_voice else 1)
             if share < _CONTROLLED_SHARE:
                 example = self._controlled(index, gives_pitch=False, gives_speed=False)
             elif share < _CONTROLLED_SHARE + _FINE_SHARE:
@@ -127,6 +135,14 @@ class Examples:
             else:
                 with_transcript = share >= _CONTROLLED_SHARE + _FINE_SHARE + _CLONE_SHARE
                 example = self._clone(index, self._reference(index, generator), with_transcript, generator)
+            if is_voice:
+                end = int(np.flatnonzero(example.ids == self._prompts.tokens.end_global)[-1]) + 1
+                example = dataclasses.replace(
+                    example,
+                    ids=example.ids[:end],
+                    weights=example.weights[:end],
+                    characters=example.characters[:end],
+                )
             if len(example.ids) <= self._max_tokens:
                 return example
 
@@ -172,6 +188,9 @@ class Examples:
         )
         pitch_at, speed_at = len(prompt), len(prompt) + 1
         example.weights[pitch_at] = 0  # it has a loss of its own
+        says_voice = slice(len(prompt) + 4, len(prompt) + 4 + len(voice))
+        example.weights[says_voice] = _VOICE_WEIGHT
+        example.characters[says_voice] = pitch_at  # F0 is the pitch value in other words
         if gives_speed or _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < _LABEL_MARGIN_SPEED:
             example.weights[speed_at] = 0
         cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
@@ -218,6 +237,7 @@ def training(
     budget: Budget,
     device: torch.device,
     start: Mapping[str, torch.Tensor] | None,
+    voices_share: float,
 ) -> Training:
     """The language model's training.
 
@@ -225,6 +245,7 @@ def training(
         heard: what the trained encoders hear in references; references not among them are heard without mistakes.
         budget: its `batch_size * num_frames` tokens are a step's, of which one sequence has at most `num_frames`.
         start: the state of an earlier training; none: from nothing.
+        voices_share: of sequences without speech, which teach in a third of the tokens what a pitch asks of a voice.
     """
     torch.manual_seed(settings.seed)
     model = Qwen2(model_config(settings), vocabulary.num_rows)
@@ -233,7 +254,7 @@ def training(
     else:
         model.load_state_dict(start)
     model.to(device)
-    examples = Examples(data, heard, prompts, budget.num_frames)
+    examples = Examples(data, heard, prompts, budget.num_frames, voices_share)
     pitch_rows = torch.from_numpy(vocabulary.rows(prompts.tokens.pitch_values)).to(device)
     extra = torch.zeros(vocabulary.num_rows, device=device)
     extra[-1] = math.log(max(1, vocabulary.num_unused))
@@ -249,7 +270,8 @@ def training(
         is_learnt = weights > 0
         logits = before[is_learnt] @ model.embed_tokens.weight.T + extra
         wanted = wanted[is_learnt]
-        token_loss = (functional.cross_entropy(logits, wanted, reduction="none") * weights[is_learnt]).mean()
+        each_loss, weights = functional.cross_entropy(logits, wanted, reduction="none"), weights[is_learnt]
+        token_loss = (each_loss * weights).mean()
         right = (logits.argmax(dim=1) == wanted).float().mean()
 
         masses = [
@@ -266,6 +288,7 @@ def training(
         return {
             "total": total,
             "token": token_loss,
+            "voice": each_loss[weights == _VOICE_WEIGHT].mean(),
             "right": right,
             "guide": guide_loss,
             "mass": torch.stack([mass.mean() for mass in masses]).mean(),

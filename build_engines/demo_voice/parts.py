@@ -24,6 +24,8 @@ from build_engines.demo_voice.training import Training, device, is_trained, trai
 from tritone.spark_tts.prompts import Prompts
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
 
+_ADAPTATION_VOICES_SHARE = 0.7
+
 
 class Workshop:
     """A folder in which a checkpoint is made: `data/`, `heard/`, one state a trained part, the tokenizer.
@@ -105,13 +107,13 @@ class Workshop:
 
     def _language_model(self, name: str) -> Training:
         if name == "language_model":
-            heard, start = {}, None
+            heard, start, voices_share = {}, None, 0.0
         else:
             heard = listening.load_heard(self.directory / "heard", NUM_GLOBAL_TOKENS)
-            start = self.state("language_model")
+            start, voices_share = self.state("language_model"), _ADAPTATION_VOICES_SHARE
         budget = self.settings.budget(name)
         return language_model.training(
-            self.data, heard, self.prompts, self.vocabulary, self.settings, budget, self._device, start
+            self.data, heard, self.prompts, self.vocabulary, self.settings, budget, self._device, start, voices_share
         )
 
     def _path(self, name: str) -> Path:
