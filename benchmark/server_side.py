@@ -87,6 +87,10 @@ class _Samples:
     gauges: dict[str, list[float]] = field(default_factory=dict)
     memory_mb: list[float] = field(default_factory=list)
 
+    def add_memory(self, memory_mb: float | None) -> None:
+        if memory_mb is not None:
+            self.memory_mb.append(memory_mb)
+
 
 class ServerSide:
     """A running server, looked at from outside; as an asynchronous context manager it closes its connection.
@@ -143,6 +147,8 @@ class ServerSide:
         finally:
             sampler.cancel()
             await asyncio.wait([sampler])
+            if not samples.memory_mb:  # it was over too soon
+                samples.add_memory(await asyncio.to_thread(self._memory_mb))
             after = await self._snapshot()
             figures.append(server_figures(before, after, samples.gauges, samples.memory_mb))
 
@@ -189,9 +195,7 @@ class ServerSide:
         while True:
             for name, value in (await self._metrics())[1].items():
                 samples.gauges.setdefault(name, []).append(value)
-            memory_mb = await asyncio.to_thread(self._memory_mb)
-            if memory_mb is not None:
-                samples.memory_mb.append(memory_mb)
+            samples.add_memory(await asyncio.to_thread(self._memory_mb))
             await asyncio.sleep(SAMPLE_PERIOD_S)
 
     def _cpu_s(self) -> float | None:

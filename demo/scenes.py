@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from tritone_client import ControlledVoice, ReferenceVoice, Voice
+from tritone_client.voices import Level
 
 from demo.lines import REFERENCE_TRANSCRIPT, REFERENCE_WAV
+
+LEVELS: tuple[Level, ...] = get_args(Level)  # from very low to very high
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,9 @@ def _talk() -> list[Line]:
 
 def _sweep() -> list[Line]:
     text = "this computer can speak"
-    pitches_mel = {"male": (150, 200), "female": (250, 300, 350)}
     pitched = [
-        Line(f"pitch-{mel}-mel", text, ControlledVoice(gender, pitch_value=mel), f"{gender}, {mel} mel")  # type: ignore[arg-type]
-        for gender, values in pitches_mel.items()
-        for mel in values
+        Line(f"pitch-{level}", text, ControlledVoice("female", pitch=level), f"pitch {level.replace('_', ' ')}")
+        for level in LEVELS
     ]
     paced = [
         Line(f"speed-{value}", text, ControlledVoice("female", speed_value=value), f"{value} syllables/s")
