@@ -99,14 +99,8 @@ demo-voice: setup ## train the demo voice from nothing (hours; resumable; needs 
 demo-voice-evaluate: setup ## measure MODEL_DIR's speech, by PyTorch and by a real server; fails where a figure is missed
 	$(VENV_PYTHON) -m build_engines.demo_voice evaluate --checkpoint "$(MODEL_DIR)" --server
 
-# Both halves wait a lot. The live one, whose clocks matter, comes first.
-test: setup $(PERF_ANALYZER) ## run the tests: live ones, and beside them all others, whose report comes last
-	@mkdir -p build; \
-	nice $(VENV_PYTHON) -m pytest --ignore tests/live >build/other_tests.log 2>&1 & others=$$!; \
-	trap "kill $$others" INT TERM; \
-	status=0; $(VENV_PYTHON) -m pytest tests/live || status=1; \
-	wait $$others || status=1; \
-	cat build/other_tests.log; exit $$status
+test: setup $(PERF_ANALYZER) ## run the tests
+	$(VENV_PYTHON) -m pytest
 
 lint: setup ## check style and types
 	$(VENV_PYTHON) -m ruff check .
