@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from tritone_client import Speech, Tritone, TritoneError, Voice
+from tritone_client.audio import SAMPLE_RATE_HZ
 
 from build_engines.checkpoint import CheckpointError
 from build_engines.checks import CheckFailed
@@ -18,7 +19,6 @@ from tritone.serve import ServerError, TritonServer
 
 DEMO_VOICE_DIR = PROJECT_DIR / "checkpoints" / "demo_voice"
 OUTPUT_DIR = PROJECT_DIR / "out"
-SAMPLE_RATE_HZ = 16000
 _PAUSE_S, _SCENE_PAUSE_S = 0.35, 1.0
 
 

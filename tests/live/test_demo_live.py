@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 from tritone_client import Tritone
+from tritone_client.audio import SAMPLE_RATE_HZ
 
 from build_engines.demo_voice.measures import GENDERS, f0_hz, hz_to_mel, pitch_label, speech_duration_s
-from demo.__main__ import SAMPLE_RATE_HZ, perform
+from demo.__main__ import perform
 from demo.scenes import LEVELS, Line, scenes
 from tritone.serve import TritonServer
 
