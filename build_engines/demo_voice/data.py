@@ -111,7 +111,7 @@ class Dataset:
         clip = self.samples[index][begin_frame * SAMPLES_PER_FRAME :]
         if num_frames is not None:
             clip = clip[: num_frames * SAMPLES_PER_FRAME]
-        return clip.astype(np.float32) / np.iinfo(np.int16).max
+        return to_float(clip)
 
     def text_positions(self, index: int) -> np.ndarray:
         """Which character of the text each frame says, float [frames], between the beginnings of words linearly."""
@@ -120,6 +120,16 @@ class Dataset:
         end_s = max(mark.time_s for mark in utterance.phonemes)
         times_s = [word.time_s for word in utterance.words] + [max(end_s, utterance.words[-1].time_s + 1e-3)]
         return np.interp(centres_s, times_s, [*(word.begin for word in utterance.words), len(utterance.text) - 1])
+
+
+def gender_of(voice: int) -> int:
+    """The gender token of one of `VOICES`: 0 female, 1 male."""
+    return int("+m" in VOICES[voice])
+
+
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """int16 samples as float32 within -1..1."""
+    return samples.astype(np.float32) / np.iinfo(np.int16).max
 
 
 def render(directory: Path, num_utterances: int, max_duration_s: float, seed: int) -> None:
@@ -182,7 +192,7 @@ def speak(
     text: str, voice: int, pitch_label: int, speed_label: int, generator: np.random.Generator
 ) -> tuple[Utterance, np.ndarray]:
     """espeak-ng saying a text in a voice, at a pitch and a speed of the two labels, about."""
-    gender = int("+m" in VOICES[voice])
+    gender = gender_of(voice)
     pitch_mel = _within(generator, measures.PITCH_CUTOFFS_MEL[gender], _OUTER_PITCHES_MEL[gender], pitch_label)
     speed = _within(generator, measures.SPEED_CUTOFFS, _OUTER_SPEEDS, speed_label)
     return speak_at(text, voice, measures.mel_to_hz(pitch_mel), speed)
@@ -190,7 +200,7 @@ def speak(
 
 def speak_at(text: str, voice: int, f0_hz: float, syllables_per_s: float) -> tuple[Utterance, np.ndarray]:
     """As `speak`, at an F0 and a speed; what came of them is measured."""
-    gender = int("+m" in VOICES[voice])
+    gender = gender_of(voice)
     shift = max(1.0, f0_hz / _HIGHEST_UNSHIFTED_HZ[gender])
     pitch = round(float(np.interp(np.log(f0_hz / shift), np.log(_calibration(voice)), _CALIBRATION_PITCHES)))
     rate = round(float(np.clip(syllables_per_s / shift / _SPEED_PER_WORD_PER_MINUTE, _MIN_RATE, _MAX_RATE)))

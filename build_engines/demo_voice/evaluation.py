@@ -86,6 +86,13 @@ class _Judges:
         hits = [choice == line.text for choice, line in zip(chosen, lines, strict=True)]
         return share(name, hits, at_least)
 
+    def recognised(
+        self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_least: float | None = None
+    ) -> Figure:
+        """Whether each clip sounds like the voice of its line's reference."""
+        hits = [self.classifier.identify(clip) == line.utterance.voice for clip, line in zip(clips, lines, strict=True)]
+        return share(name, hits, at_least)
+
 
 _recognizer: Recognizer  # of a process that listens
 
@@ -147,17 +154,19 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
     def controlled(text: str, index: int, styles: np.ndarray = middling_styles) -> tuple[_Line, np.ndarray]:
         """The styles in turn, of which the recogniser understands the outer ones hardly; espeak says it in the same."""
         gender, pitch, speed = (int(value) for value in styles[index % len(styles)])
-        voices = [voice for voice, name in enumerate(VOICES) if ("+m" in name) == bool(gender)]
+        voices = [voice for voice in range(len(VOICES)) if data.gender_of(voice) == gender]
         voice = voices[index % len(voices)]
         utterance, samples = data.speak(text, voice, pitch, speed, generator)
-        return _Line(text, ControlledVoice(GENDERS[gender], LABELS[pitch], LABELS[speed]), utterance), _wave(samples)
+        return _Line(text, ControlledVoice(GENDERS[gender], LABELS[pitch], LABELS[speed]), utterance), data.to_float(
+            samples
+        )
 
     def cloned(text: str, index: int) -> tuple[_Line, np.ndarray, np.ndarray]:
         """espeak says the reference, and the text in the same voice too."""
         voice = index % len(VOICES)
         said, reference = _espeak(fresh(), voice, generator)
         own = data.speak_at(text, voice, said.f0_hz, said.syllables_per_s)[1]
-        return _Line(text, ReferenceVoice(reference, said.text), said), reference, _wave(own)
+        return _Line(text, ReferenceVoice(reference, said.text), said), reference, data.to_float(own)
 
     def low(index: int) -> _Line:
         wanted_hz = _LOW_F0S_HZ[index % len(_LOW_F0S_HZ)]
@@ -190,17 +199,13 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
 
 def _espeak_figures(material: _Material, judges: _Judges) -> list[Figure]:
     clips = material.espeak
-    own = [line.utterance.voice for line in material.cloned]
-    recognised = [
-        judges.classifier.identify(clip) == voice for clip, voice in zip(material.references, own, strict=True)
-    ]
     return [
         judges.word_error("espeak controlled word error", material.controlled, clips["controlled"]),
         judges.word_error("espeak cloned word error", material.cloned, clips["cloned"]),
         judges.word_error("espeak punctuated word error", material.punctuated, clips["punctuated"]),
         judges.one_of_50("espeak controlled one of 50", material.controlled_demo, clips["controlled demo"]),
         judges.one_of_50("espeak cloned one of 50", material.cloned_demo, clips["cloned demo"]),
-        share("espeak references recognised", recognised),
+        judges.recognised("espeak references recognised", material.cloned, material.references),
     ]
 
 
@@ -239,9 +244,8 @@ def _speaker_figures(
     for mode, choose in (("cloned", _without_transcript), ("cloned with transcript", lambda line: line.voice)):
         clips = say(mode, material.cloned, choose)
         figures.append(judges.word_error(f"{name} {mode} word error", material.cloned, clips, max_error))
-        own = [line.utterance.voice for line in material.cloned]
-        recognised = [judges.classifier.identify(clip) == voice for clip, voice in zip(clips, own, strict=True)]
-        figures.append(share(f"{name} {mode} recognised", recognised, espeak["espeak references recognised"]))
+        at_least = espeak["espeak references recognised"]
+        figures.append(judges.recognised(f"{name} {mode} recognised", material.cloned, clips, at_least))
         clips = say(f"{mode} demo", material.cloned_demo, choose)
         figures.append(judges.one_of_50(f"{name} {mode} one of 50", material.cloned_demo, clips, _MIN_ONE_OF_50))
     figures.append(share(f"{name} ends by itself", [said.is_complete for said in all_said], 1.0))
@@ -253,7 +257,7 @@ def _label_figures(
 ) -> list[Figure]:
     gender_hits, pitch_errors, speed_errors = [], [], []
     for line, clip in zip(lines, clips, strict=True):
-        gender = int("+m" in VOICES[classifier.identify(clip)])
+        gender = data.gender_of(classifier.identify(clip))
         wanted = line.voice
         assert isinstance(wanted, ControlledVoice)
         wanted_gender = GENDERS.index(wanted.gender)
@@ -290,11 +294,7 @@ def _espeak(text: str, voice: int, generator: np.random.Generator) -> tuple[Utte
     """espeak at a middling pitch and speed, as a recording to clone would be."""
     pitch, speed = (int(label) for label in generator.integers(1, 4, size=2))
     utterance, samples = data.speak(text, voice, pitch, speed, generator)
-    return utterance, _wave(samples)
-
-
-def _wave(samples: np.ndarray) -> np.ndarray:
-    return samples.astype(np.float32) / np.iinfo(np.int16).max
+    return utterance, data.to_float(samples)
 
 
 def _wanted_hz(line: _Line) -> float:

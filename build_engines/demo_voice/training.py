@@ -68,9 +68,10 @@ def trained_state(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
         FileNotFoundError: the part has not been trained to its end.
         OtherSettings: see `is_trained`.
     """
-    if not is_trained(path, settings):
+    state = _load(path, settings) if path.exists() else None
+    if state is None or state["step"] != settings.budget(path.stem).num_steps:
         raise FileNotFoundError(f"{path} is not trained to its end: run this part first")
-    return _load(path, settings)["module"]
+    return state["module"]
 
 
 def train(training: Training, path: Path, settings: Settings, max_steps: int | None = None) -> list[float]:
