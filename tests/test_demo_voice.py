@@ -13,6 +13,7 @@ from build_engines.checkpoint import Checkpoint
 from build_engines.codec import reference
 from build_engines.demo_voice import __main__ as command_line
 from build_engines.demo_voice import data, measures
+from build_engines.demo_voice.codebook import codebook
 from build_engines.demo_voice.codes import SAMPLES_PER_FRAME
 from build_engines.demo_voice.data import VOICES, Utterance, write_shard
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ, Espeak, EspeakMissing, Mark
@@ -189,7 +190,10 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         is_voice = np.isin(example.ids, t.global_tokens)
         says = (example.characters >= 0) & ~is_voice
         assert set(example.ids[says]) <= set(t.semantic_tokens)
-        assert (example.weights[says] == 1).all() and example.weights[-1] == 1
+        # where no voice is given, the first tokens have a pace to learn
+        is_controlled = is_voice.any() and example.weights[is_voice].all()
+        assert (example.weights[says] == np.where(is_controlled & (np.arange(says.sum()) < 40), 4, 1)).all()
+        assert example.weights[-1] == 1
         assert not example.weights[: list(example.ids).index(t.end_content) + 1].any()
         text_end = list(example.ids).index(t.end_content)
         # the last letters of the text are said last, also behind a transcript
@@ -203,6 +207,20 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
             # each token of the made-up voice has the pitch to look at
             is_voice = np.isin(example.ids, t.global_tokens)
             assert (example.characters[is_voice] == example.pitch_at).all()
+
+
+def test_a_code_is_nearest_to_the_next_ages_of_its_own_phoneme_and_far_from_the_unused_ones(trained: Workshop) -> None:
+    codes = trained.data.codes
+    directions = codebook(codes)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(len(directions)))
+    phonemes, ages = codes.phonemes_and_ages
+    assert codes.num_phonemes == len(PHONEMES) + 4  # a pause is four
+    used = directions[torch.from_numpy(codes.codes)]
+    similarities = (used @ used.T).fill_diagonal_(-1).numpy()
+    nearest = similarities.argmax(axis=1)
+    assert (phonemes[nearest] == phonemes).all() and (np.abs(ages[nearest] - ages) == 1).all()
+    unused = np.setdiff1d(np.arange(len(directions)), codes.codes)
+    assert (directions[unused] @ used.T).max() < 0
 
 
 def test_voices_alone_end_before_the_speech(trained: Workshop) -> None:
@@ -310,8 +328,9 @@ def test_parts_run_after_what_they_need_two_at_a_time(monkeypatch: pytest.Monkey
     ended: set[str] = set()
     running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(_workshop: Workshop, name: str, _line: int) -> subprocess.Popen[bytes]:
+    def start(_workshop: Workshop, name: str, _line: int, num_threads: int) -> subprocess.Popen[bytes]:
         ended.update(other for other, process in running.items() if process.poll() is not None)
+        assert num_threads == 1 or len(ended) == len(PARTS) - 1  # both cores are the last part's alone
         assert ended.issuperset(PARTS[name].needs)
         assert len(running.keys() - ended) < 2
         running[name] = subprocess.Popen(["true"])
@@ -326,7 +345,7 @@ def test_parts_run_after_what_they_need_two_at_a_time(monkeypatch: pytest.Monkey
 def test_a_part_that_fails_is_named_and_stops_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started = []
 
-    def start(_workshop: Workshop, name: str, _line: int) -> subprocess.Popen[bytes]:
+    def start(_workshop: Workshop, name: str, *_others: int) -> subprocess.Popen[bytes]:
         started.append(name)
         return subprocess.Popen(["false"])
 

@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 from build_engines.checkpoint import CheckpointError
 from build_engines.demo_voice.espeak import EspeakMissing
 from build_engines.demo_voice.parts import PARTS, Workshop
@@ -21,7 +19,7 @@ from build_engines.repository import BUILD_DIR, PROJECT_DIR
 _WORK_DIR = BUILD_DIR / "demo_voice"
 _CHECKPOINT_DIR = PROJECT_DIR / "checkpoints" / "demo_voice_trained"
 _NICENESS = 10  # people work on the machine meanwhile
-_NUM_PROCESSES = 2  # of one thread each: faster than one process of two
+_NUM_PROCESSES = 2  # of one thread each: faster than one process of two, which the last part alone is
 _POLL_S = 2.0
 
 
@@ -63,7 +61,6 @@ def _make(work_dir: Path, output_dir: Path, part: str | None) -> None:
     workshop = Workshop(work_dir, Settings())
     if part is not None:
         os.nice(_NICENESS)
-        torch.set_num_threads(1)
         # a process that outlived a killed run keeps its part until it is done with it
         with (work_dir / f"{part}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -90,7 +87,8 @@ def _run_all(workshop: Workshop) -> None:
                 is_ready = name not in done and name not in running and done.issuperset(part.needs)
                 if is_ready and not failed and len(running) < _NUM_PROCESSES:
                     lines[name] = min(set(range(_NUM_PROCESSES)) - {lines[other] for other in running})
-                    running[name] = _start(workshop, name, lines[name])
+                    is_last = len(done) == len(PARTS) - 1
+                    running[name] = _start(workshop, name, lines[name], _NUM_PROCESSES if is_last else 1)
             time.sleep(_POLL_S)
             for name in [name for name, process in running.items() if process.poll() is not None]:
                 (done.add if running.pop(name).returncode == 0 else failed.append)(name)
@@ -101,9 +99,10 @@ def _run_all(workshop: Workshop) -> None:
         raise PartFailed(f"{', '.join(failed)} failed: see above, and {workshop.directory / 'training.log'}")
 
 
-def _start(workshop: Workshop, name: str, line: int) -> subprocess.Popen[bytes]:
+def _start(workshop: Workshop, name: str, line: int, num_threads: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "build_engines.demo_voice", "--work-dir", str(workshop.directory), "--part", name]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_POSITION": str(line)}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(num_threads))
+    environment = os.environ | threads | {"TQDM_POSITION": str(line)}
     return subprocess.Popen(command, cwd=PROJECT_DIR, env=environment)
 
 

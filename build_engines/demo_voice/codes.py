@@ -19,7 +19,9 @@ FSQ_LEVELS = (4, 4, 4, 4, 4, 4)
 
 # Ages beyond these are one: of phonemes nobody hears the difference; of pauses the language model must know when they
 # end, or it may never end them.
-_NUM_AGES, _NUM_PAUSE_AGES = 8, 32
+# A pause is as many phonemes, one after the other, as it has times eight ages.
+NUM_AGES = 8
+_NUM_PAUSE_AGES = 4 * NUM_AGES
 _PAUSE = ""
 _PAUSE_LABELS = ("_", "_:", "")
 
@@ -45,7 +47,7 @@ class SemanticCodes:
     def __init__(self, phonemes: Sequence[str]) -> None:
         self.phonemes = tuple(phonemes)
         self._index = {phoneme: index for index, phoneme in enumerate(self.phonemes)}
-        self.num_classes = _NUM_AGES * len(self.phonemes) + _NUM_PAUSE_AGES
+        self.num_classes = NUM_AGES * len(self.phonemes) + _NUM_PAUSE_AGES
         if _CODE_STRIDE * self.num_classes > NUM_CODES:
             raise ValueError(f"{self.num_classes} classes are more than {NUM_CODES} codes hold at this stride")
 
@@ -59,6 +61,16 @@ class SemanticCodes:
         """The code of every class, int64 [classes]."""
         return _CODE_STRIDE * np.arange(self.num_classes) + _CODE_OFFSET
 
+    @property
+    def num_phonemes(self) -> int:
+        """Of the classes; what a pause is made of counts."""
+        return self.num_classes // NUM_AGES
+
+    @property
+    def phonemes_and_ages(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every class, int64 [classes] each."""
+        return np.divmod(np.arange(self.num_classes), NUM_AGES)
+
     def classes(self, marks: Sequence[Mark], num_frames: int) -> np.ndarray:
         """The class of every frame, int16 [frames]; what lies before the first mark is a pause."""
         starts = np.array([0.0, *(mark.time_s for mark in marks)])
@@ -70,8 +82,8 @@ class SemanticCodes:
         first_frame = np.searchsorted(run, run, side="left")
         ages = np.arange(num_frames) - first_frame
         is_silent = np.array([label == _PAUSE for label in labels])[current]
-        bases = np.array([_NUM_AGES * self._index.get(label, len(self.phonemes)) for label in labels])[current]
-        return (bases + np.minimum(ages, np.where(is_silent, _NUM_PAUSE_AGES, _NUM_AGES) - 1)).astype(np.int16)
+        bases = np.array([NUM_AGES * self._index.get(label, len(self.phonemes)) for label in labels])[current]
+        return (bases + np.minimum(ages, np.where(is_silent, _NUM_PAUSE_AGES, NUM_AGES) - 1)).astype(np.int16)
 
 
 def is_pause(mark: Mark) -> bool:

@@ -49,6 +49,8 @@ _LABEL_MARGIN_SPEED = 0.15
 
 # Of a made-up voice's tokens: a given pitch changes one or two of 32, too little beside the speech to be learnt soon.
 _VOICE_WEIGHT = 8.0
+# Of the first tokens of controlled speech: they alone ask what pace is wanted, later ones follow them.
+_PACE_WEIGHT, _PACE_TOKENS = 4.0, 40
 
 _ADAM_LEARNING_RATE_SHARE = 0.15  # of Muon's, for embeddings, norms and biases
 
@@ -191,6 +193,7 @@ class Examples:
         says_voice = slice(len(prompt) + 4, len(prompt) + 4 + len(voice))
         example.weights[says_voice] = _VOICE_WEIGHT
         example.characters[says_voice] = pitch_at  # F0 is the pitch value in other words
+        example.weights[says_voice.stop + 2 : -1][:_PACE_TOKENS] = _PACE_WEIGHT
         if gives_speed or _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < _LABEL_MARGIN_SPEED:
             example.weights[speed_at] = 0
         cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]

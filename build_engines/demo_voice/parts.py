@@ -24,8 +24,6 @@ from build_engines.demo_voice.training import Training, device, is_trained, trai
 from tritone.spark_tts.prompts import Prompts
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
 
-_ADAPTATION_VOICES_SHARE = 0.7
-
 
 class Workshop:
     """A folder in which a checkpoint is made: `data/`, `heard/`, one state a trained part, the tokenizer.
@@ -110,7 +108,7 @@ class Workshop:
             heard, start, voices_share = {}, None, 0.0
         else:
             heard = listening.load_heard(self.directory / "heard", NUM_GLOBAL_TOKENS)
-            start, voices_share = self.state("language_model"), _ADAPTATION_VOICES_SHARE
+            start, voices_share = self.state("language_model"), self.settings.adaptation_voices_share
         budget = self.settings.budget(name)
         return language_model.training(
             self.data, heard, self.prompts, self.vocabulary, self.settings, budget, self._device, start, voices_share

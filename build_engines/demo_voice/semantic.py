@@ -8,12 +8,13 @@ from torch.nn import functional
 from build_engines import synthetic
 from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.codebook import codebook, unused_direction
+from build_engines.demo_voice.codes import NUM_AGES
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.training import Losses, Training
 from build_engines.networks.semantic_encoder import SemanticEncoder
 
-_SHARPNESS = 20.0  # of the softmax over cosines: the nearest other code is about 0.25 further off
+_SHARPNESS = 20.0  # of the softmax over cosines: the nearest other phoneme is about 0.25 further off
 
 
 def make_encoder(data: Dataset, settings: Settings) -> SemanticEncoder:
@@ -41,24 +42,32 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     classifiers = nn.ModuleList(nn.Linear(width, data.codes.num_classes) for width in widths)
     encoder.classifiers = classifiers
     encoder.to(device)
-    used = encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)]
-    # the unused codes are one more class, which is never right
-    directions = functional.normalize(torch.cat([used, unused_direction()[None].to(device)]), dim=1)
+    used = functional.normalize(encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)], dim=1)
+    of_phonemes = functional.normalize(used.unflatten(0, (data.codes.num_phonemes, NUM_AGES)).mean(dim=1), dim=1)
+    # the unused codes are one more phoneme, which is never right
+    of_phonemes = torch.cat([of_phonemes, unused_direction()[None].to(device)])
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
         features = encoder.wav2vec2(clips.samples)
         latents = encoder.encoder(features)
         found = functional.normalize(encoder.quantizer.in_project(latents.transpose(1, 2)), dim=1)
-        logits = _SHARPNESS * torch.einsum("bdt,cd->bct", found, directions)
-        wanted = clips.classes[:, : logits.shape[2]]  # wav2vec2 gives no frame for the last samples
-        right = (logits.argmax(dim=1) == wanted).float().mean()
-        code = functional.cross_entropy(logits, wanted)
+        wanted = clips.classes[:, : found.shape[2]]  # wav2vec2 gives no frame for the last samples
+        logits = _SHARPNESS * torch.einsum("bdt,cd->bct", found, of_phonemes)
+        phoneme = functional.cross_entropy(logits, wanted // NUM_AGES)
+        # the ages of a phoneme are too near each other for a softmax: it would know the outer ones only
+        age = _SHARPNESS * (1 - (found * used[wanted].transpose(1, 2)).sum(dim=1)).mean()
         hints = [
             functional.cross_entropy(classifier(given).transpose(1, 2), wanted)
             for classifier, given in zip(classifiers, (features, latents), strict=True)
         ]
-        return {"total": code + sum(hints), "code": code, "from_features": hints[0], "right_frames": right}
+        with torch.no_grad():
+            classes = torch.einsum("bdt,cd->bct", found, used).argmax(dim=1)
+            right = {
+                "right_phonemes": (classes // NUM_AGES == wanted // NUM_AGES).float().mean(),
+                "right_frames": (classes == wanted).float().mean(),
+            }
+        return {"total": phoneme + age + sum(hints), "phoneme": phoneme, "age": age, "hint": hints[0], **right}
 
     parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     return Training(encoder, [torch.optim.AdamW(parameters, budget.learning_rate, weight_decay=0.01)], losses)

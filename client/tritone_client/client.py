@@ -15,7 +15,7 @@ import grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tritone_client.connection import CHANNEL_OPTIONS, DEFAULT_NUM_RETRIES, Deadline, Tls, retry_pauses_s
+from tritone_client.connection import DEFAULT_NUM_RETRIES, Deadline, Tls, open_channel, retry_pauses_s
 from tritone_client.errors import Unavailable, rpc_errors_as_tritone_errors
 from tritone_client.messages import (
     STREAM_MODEL,
@@ -62,11 +62,7 @@ class Tritone:
         self.url = url
         self.timeout_s = timeout_s
         self.num_retries = num_retries
-        self._channel = (
-            grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
-            if tls is None
-            else grpc.secure_channel(url, tls.credentials(), options=CHANNEL_OPTIONS)
-        )
+        self._channel = open_channel(url, tls)
         self._stub = GRPCInferenceServiceStub(self._channel)
 
     def synthesize(

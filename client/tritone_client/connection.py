@@ -12,7 +12,7 @@ import grpc.aio
 
 # gRPC's default limit of a received message, 4 MB, is about a minute of speech; ten minutes are 38 MB.
 # Requests go round all servers that the name stands for; one that cannot be reached is passed over.
-CHANNEL_OPTIONS = [
+_CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 ]
@@ -65,15 +65,22 @@ class Deadline:
         return self._end is not None and time.monotonic() + pause_s >= self._end
 
 
-def open_async_channel(url: str, tls: Tls | None) -> grpc.aio.Channel:
+def open_channel(url: str, tls: Tls | None) -> grpc.Channel:
     """To the servers at `url`; `tls` None: plain.
 
     Raises:
         OSError: a file of `tls` cannot be read.
     """
     if tls is None:
-        return grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(url, tls.credentials(), options=CHANNEL_OPTIONS)
+        return grpc.insecure_channel(url, options=_CHANNEL_OPTIONS)
+    return grpc.secure_channel(url, tls.credentials(), options=_CHANNEL_OPTIONS)
+
+
+def open_async_channel(url: str, tls: Tls | None) -> grpc.aio.Channel:
+    """As `open_channel`, for asyncio."""
+    if tls is None:
+        return grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(url, tls.credentials(), options=_CHANNEL_OPTIONS)
 
 
 def retry_pauses_s(num_retries: int) -> Iterator[float | None]:
