@@ -9,6 +9,7 @@ from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ
 _WINDOW, _HOP = 512, 256
 _NUM_BANDS, _NUM_COEFFICIENTS = 40, 20
 _AUDIBLE = 0.02  # of the loudest window
+_BAND_FLOOR = 1e-2  # of a band's power: what is fainter, nobody hears beside the rest
 _SHRINKAGE = 0.1  # of the covariance towards a diagonal one
 
 
@@ -43,7 +44,7 @@ def _features(clip: np.ndarray) -> np.ndarray:
     # bands that widen as the ear's do
     edges_hz = 700 * (np.logspace(np.log10(1 + 80 / 700), np.log10(1 + 7600 / 700), _NUM_BANDS + 1) - 1)
     bins = np.unique((edges_hz * _WINDOW / SAMPLE_RATE_HZ).astype(int))
-    bands = np.log(np.add.reduceat(power, bins, axis=1)[:, :-1] + 1e-8)
+    bands = np.log(np.add.reduceat(power, bins, axis=1)[:, :-1] + _BAND_FLOOR)
     places = (np.arange(bands.shape[1]) + 0.5) / bands.shape[1]
     cosines = np.cos(np.pi * np.outer(np.arange(1, _NUM_COEFFICIENTS + 1), places))
     cepstra = bands @ cosines.T

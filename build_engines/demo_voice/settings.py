@@ -63,10 +63,10 @@ class Settings:
     num_heard: int = 3_000
     # The wave generator has the longest way to go, and low voices come last: the prototype's 2400 steps left those
     # under 100 Hz wrong.
-    wave: Budget = field(default_factory=lambda: Budget(3_000, 8, 32, 8e-4))
-    prenet: Budget = field(default_factory=lambda: Budget(14_000, 16, 64, 2e-3))
+    wave: Budget = field(default_factory=lambda: Budget(5_000, 8, 32, 8e-4))
+    prenet: Budget = field(default_factory=lambda: Budget(8_000, 16, 64, 2e-3))
     # Both halves together: the wave generator learns to make up for what the prenet blurs.
-    vocoder: Budget = field(default_factory=lambda: Budget(1_500, 8, 32, 2e-4))
+    vocoder: Budget = field(default_factory=lambda: Budget(2_000, 8, 32, 2e-4))
     # Twelve voices and one F0 are learnt soon.
     speaker: Budget = field(default_factory=lambda: Budget(500, 24, 60, 1e-3))
     # Clones with a transcript depend on what it hears.

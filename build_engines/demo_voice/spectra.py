@@ -6,10 +6,12 @@ from torch import nn
 from build_engines.layout import Config
 from build_engines.networks.mel import MelSpectrogram
 
-# Brings log-mel magnitudes of normalised speech to about mean 0 and deviation 1.
-_FLOOR, _MEAN, _DEVIATION = 1e-5, -5.5, 2.5
+# What lies 80 dB below the loudest is not heard, and nothing is spent on it.
+_MEL_FLOOR, _MAGNITUDE_FLOOR = 3e-4, 1e-2
+# Bring log-mel magnitudes of normalised speech to about mean 0 and deviation 1.
+_MEAN, _DEVIATION = -5.5, 2.5
 _RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths of 16 to 128 ms: pulses, and the harmonics of 80 Hz
-_MEL_WEIGHT = 2.0
+_MEL_WEIGHT, _COLOUR_WEIGHT = 2.0, 2.0
 
 
 class LogMel(nn.Module):
@@ -20,12 +22,16 @@ class LogMel(nn.Module):
         self.mel = MelSpectrogram(mel_params)
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
-        features = (self.mel(wav)[:, :, :-1].clamp_min(_FLOOR).log() - _MEAN) / _DEVIATION
+        features = (self.mel(wav)[:, :, :-1].clamp_min(_MEL_FLOOR).log() - _MEAN) / _DEVIATION
         return features.transpose(1, 2)
 
 
 class WaveLoss(nn.Module):
-    """How far samples [batch, n] are from others by ear: spectra at all resolutions, and the mel features."""
+    """How far samples [batch, n] are from others by ear: spectra at all resolutions, the mel features, their colour.
+
+    Colour is the mean over a clip, which tells one voice from another: errors that are small in every frame but all on
+    one side add up in it.
+    """
 
     def __init__(self, mel_params: Config) -> None:
         super().__init__()
@@ -36,8 +42,10 @@ class WaveLoss(nn.Module):
     def forward(self, found: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
         """Their parts, and the "total" to descend."""
         spectral = torch.stack([self._distance(found, wanted, length) for length in _RESOLUTIONS]).mean()
-        mel = (self.log_mel(found) - self.log_mel(wanted)).abs().mean()
-        return {"total": spectral + _MEL_WEIGHT * mel, "spectral": spectral, "mel": mel}
+        differences = self.log_mel(found) - self.log_mel(wanted)
+        mel, colour = differences.abs().mean(), differences.mean(dim=1).abs().mean()
+        total = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour
+        return {"total": total, "spectral": spectral, "mel": mel, "colour": colour}
 
     def _distance(self, found: torch.Tensor, wanted: torch.Tensor, length: int) -> torch.Tensor:
         """Spectral convergence, which the loud parts decide, and the distance of logarithms, which the soft ones do."""
@@ -48,4 +56,4 @@ class WaveLoss(nn.Module):
     def _magnitudes(self, wav: torch.Tensor, length: int) -> torch.Tensor:
         window = self.get_buffer(f"window_{length}")
         spectrum = torch.stft(wav, length, length // 4, window=window, return_complex=True)
-        return (spectrum.real.square() + spectrum.imag.square()).clamp_min(1e-6).sqrt()
+        return (spectrum.real.square() + spectrum.imag.square()).clamp_min(_MAGNITUDE_FLOOR**2).sqrt()
