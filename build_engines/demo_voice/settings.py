@@ -64,7 +64,7 @@ class Settings:
     # The wave generator has the longest way to go, and low voices come last: the prototype's 2400 steps left those
     # under 100 Hz wrong.
     wave: Budget = field(default_factory=lambda: Budget(5_000, 8, 32, 8e-4))
-    prenet: Budget = field(default_factory=lambda: Budget(8_000, 16, 64, 2e-3))
+    prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
     # Both halves together: the wave generator learns to make up for what the prenet blurs.
     vocoder: Budget = field(default_factory=lambda: Budget(2_000, 8, 32, 2e-4))
     # Twelve voices and one F0 are learnt soon.
