@@ -11,6 +11,7 @@ _MEL_FLOOR, _MAGNITUDE_FLOOR = 3e-4, 1e-2
 # Bring log-mel magnitudes of normalised speech to about mean 0 and deviation 1.
 _MEAN, _DEVIATION = -5.5, 2.5
 _RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths of 16 to 128 ms: pulses, and the harmonics of 80 Hz
+_MIN_VARIANCE = 1e-4  # keeps the gradient of the square root finite in silence
 _MEL_WEIGHT, _COLOUR_WEIGHT = 2.0, 2.0
 
 
@@ -29,8 +30,8 @@ class LogMel(nn.Module):
 class WaveLoss(nn.Module):
     """How far samples [batch, n] are from others by ear: spectra at all resolutions, the mel features, their colour.
 
-    Colour is the mean over a clip, which tells one voice from another: errors that are small in every frame but all on
-    one side add up in it.
+    Colour is the mean over a clip and the deviation from it, which tell one voice from another: errors that are small
+    in every frame but all on one side add up in them, and what is blurred deviates too little.
     """
 
     def __init__(self, mel_params: Config) -> None:
@@ -42,8 +43,9 @@ class WaveLoss(nn.Module):
     def forward(self, found: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
         """Their parts, and the "total" to descend."""
         spectral = torch.stack([self._distance(found, wanted, length) for length in _RESOLUTIONS]).mean()
-        differences = self.log_mel(found) - self.log_mel(wanted)
-        mel, colour = differences.abs().mean(), differences.mean(dim=1).abs().mean()
+        features = self.log_mel(found), self.log_mel(wanted)
+        mel = (features[0] - features[1]).abs().mean()
+        colour = sum((a - b).abs().mean() for a, b in zip(*map(_colour, features), strict=True))
         total = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour
         return {"total": total, "spectral": spectral, "mel": mel, "colour": colour}
 
@@ -57,3 +59,9 @@ class WaveLoss(nn.Module):
         window = self.get_buffer(f"window_{length}")
         spectrum = torch.stft(wav, length, length // 4, window=window, return_complex=True)
         return (spectrum.real.square() + spectrum.imag.square()).clamp_min(_MAGNITUDE_FLOOR**2).sqrt()
+
+
+def _colour(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation over the frames of [batch, frames, mels]."""
+    variances, means = torch.var_mean(features, dim=1)
+    return means, (variances + _MIN_VARIANCE).sqrt()

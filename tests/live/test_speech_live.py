@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tritone_client import ControlledVoice, ReferenceVoice, Speech, Tritone, Voice
 
-from demo.lines import DEMO_SENTENCES, REFERENCE_WAV
+from demo.lines import DEMO_SENTENCES, REFERENCE_TRANSCRIPT, REFERENCE_WAV
 from tests.recognizer import Recognizer
 from tritone.serve import TritonServer
 
@@ -56,8 +56,9 @@ def test_controlled_lines_are_told_apart(
 
 
 @pytest.mark.parametrize("way", [whole, streamed])
-def test_lines_of_a_voice_cloned_without_a_transcript_are_told_apart(
-    tritone: Tritone, recognizer: Recognizer, way: Callable[[Tritone], Speak]
+@pytest.mark.parametrize("transcript", [None, REFERENCE_TRANSCRIPT])
+def test_lines_of_a_cloned_voice_are_told_apart(
+    tritone: Tritone, recognizer: Recognizer, way: Callable[[Tritone], Speak], transcript: str | None
 ) -> None:
-    wrong = mistaken(recognizer, way(tritone), ReferenceVoice.from_file(REFERENCE_WAV))
+    wrong = mistaken(recognizer, way(tritone), ReferenceVoice.from_file(REFERENCE_WAV, transcript))
     assert len(LINES) - len(wrong) >= MIN_RECOGNIZED, wrong
