@@ -32,6 +32,7 @@ from tritone.voices import TokenVoice
 # transcript have two things to learn, when to begin anew among them.
 _CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.2, 0.2  # the rest: clones with a transcript
 _MODERATE = 2
+_MODERATE_SPEED_VALUES = range(int(measures.SPEED_CUTOFFS[1]), int(measures.SPEED_CUTOFFS[2]) + 1)
 _REFERENCE_HEARD_SHARE = 0.7
 _SAME_F0 = 0.03  # two utterances of a voice whose F0 differs by less have one timbre
 _SEPARATORS = ("", "", " ")  # between transcript and text, which the published prompt joins without one
@@ -43,9 +44,9 @@ _MIN_MASS = 1e-3
 
 _PITCH_WEIGHT = 8.0
 _PITCH_DEVIATION_MEL = 3.0
-# A label's own choice of a pitch keeps away from its borders, where the ear or a measure may hear the next label.
+# A label is learnt from what keeps away from its borders, where the ear or a measure may hear the next one.
 _LABEL_MARGIN_MEL = 5.0
-_LABEL_MARGIN_SPEED = 0.15
+_LABEL_MARGIN_SPEED = 0.2
 
 # Of a made-up voice's tokens: a given pitch changes one or two of 32, too little beside the speech to be learnt soon.
 _VOICE_WEIGHT = 8.0
@@ -137,6 +138,8 @@ class Examples:
             else:
                 with_transcript = share >= _CONTROLLED_SHARE + _FINE_SHARE + _CLONE_SHARE
                 example = self._clone(index, self._reference(index, generator), with_transcript, generator)
+            if example is None:
+                continue
             if is_voice:
                 end = int(np.flatnonzero(example.ids == self._prompts.tokens.end_global)[-1]) + 1
                 example = dataclasses.replace(
@@ -170,9 +173,20 @@ class Examples:
             candidates = heard
         return int(candidates[generator.integers(len(candidates))])
 
-    def _controlled(self, index: int, *, gives_pitch: bool, gives_speed: bool) -> Example:
-        """A given value has the label "moderate" beside it, as a request has that names the value alone."""
+    def _controlled(self, index: int, *, gives_pitch: bool, gives_speed: bool) -> Example | None:
+        """A given value has the label "moderate" beside it, as a request has that names the value alone.
+
+        What is too near the border of its label is given, too. None: its speed, rounded down to whole syllables, would
+        be taken for a moderate one.
+        """
         utterance, t = self._data.utterances[index], self._prompts.tokens
+        pitch_cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
+        gives_pitch |= _distance(pitch_cutoffs, utterance.pitch_mel) < _LABEL_MARGIN_MEL
+        is_near = _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < _LABEL_MARGIN_SPEED
+        gives_speed |= is_near
+        is_moderate = utterance.speed_label == _MODERATE and not is_near
+        if gives_speed and not is_moderate and int(utterance.syllables_per_s) in _MODERATE_SPEED_VALUES:
+            return None
         pitch_label = _MODERATE if gives_pitch else utterance.pitch_label
         speed_label = _MODERATE if gives_speed else utterance.speed_label
         prompt = self._prompts.controlled(utterance.text, Style(utterance.gender, pitch_label, speed_label))
@@ -194,12 +208,9 @@ class Examples:
         example.weights[says_voice] = _VOICE_WEIGHT
         example.characters[says_voice] = pitch_at  # F0 is the pitch value in other words
         example.weights[says_voice.stop + 2 : -1][:_PACE_TOKENS] = _PACE_WEIGHT
-        if gives_speed or _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < _LABEL_MARGIN_SPEED:
+        if gives_speed:
             example.weights[speed_at] = 0
-        cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
-        if gives_pitch or _distance(cutoffs, utterance.pitch_mel) < _LABEL_MARGIN_MEL:
-            pitch_at = -1
-        return dataclasses.replace(example, pitch_at=pitch_at)
+        return dataclasses.replace(example, pitch_at=-1 if gives_pitch else pitch_at)
 
     def _clone(self, index: int, reference: int, with_transcript: bool, generator: np.random.Generator) -> Example:
         utterance, said = self._data.utterances[index], self._data.utterances[reference]

@@ -66,7 +66,7 @@ class Settings:
     wave: Budget = field(default_factory=lambda: Budget(5_000, 8, 32, 8e-4))
     prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
     # Both halves together: the wave generator learns to make up for what the prenet blurs.
-    vocoder: Budget = field(default_factory=lambda: Budget(2_000, 8, 32, 2e-4))
+    vocoder: Budget = field(default_factory=lambda: Budget(1_400, 8, 32, 2e-4))
     # Twelve voices and one F0 are learnt soon.
     speaker: Budget = field(default_factory=lambda: Budget(500, 24, 60, 1e-3))
     # Clones with a transcript depend on what it hears.
@@ -74,7 +74,7 @@ class Settings:
     # Clones with a transcript are a third: nine million tokens, and a sixth, were too few.
     language_model: Budget = field(default_factory=lambda: Budget(3_200, 5, 640, 2e-2))
     # The same on references as the trained encoders hear them: apart, so that it need not wait for them.
-    adaptation: Budget = field(default_factory=lambda: Budget(1_500, 5, 640, 1e-2))
+    adaptation: Budget = field(default_factory=lambda: Budget(1_200, 5, 640, 1e-2))
     # Of its sequences end before the speech: they teach in a third of the tokens what a pitch asks of a made-up voice.
     adaptation_voices_share: float = 0.5
 
