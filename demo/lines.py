@@ -1,9 +1,7 @@
 """Sentences that the demo voice says well.
 
-The demo voice knows about 200 English words and came without a list of them. The words were found by having it speak
-the commonest English words in several contexts and comparing the phonemes in its semantic tokens with espeak-ng's;
-these sentences are of such words, and the offline recogniser in `tests/recognizer.py` tells them apart. Words it does
-not know become similar ones that it knows. It takes lower case without punctuation.
+They are among those that it was trained on (`build_engines/demo_voice/texts.py` has all its words; others become
+similar ones that it knows), and the offline recogniser in `tests/recognizer.py` tells them apart.
 """
 
 from pathlib import Path

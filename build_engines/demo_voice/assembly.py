@@ -67,6 +67,8 @@ def write_checkpoint(
     tensors["model.embed_tokens.weight"] = vocabulary.embedding(language_model["embed_tokens.weight"]).bfloat16()
     save_file(tensors, partial / checkpoint.LM_WEIGHTS_FILE, metadata={"format": "pt"})
 
+    for path in partial.rglob("*.safetensors"):  # which are written for their owner alone
+        path.chmod(0o644)
     Checkpoint.open(partial)
     num_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     if num_bytes > _MAX_CHECKPOINT_BYTES:

@@ -17,6 +17,7 @@ class Clips:
         samples: float32 [batch, frames * 320].
         classes: int64 [batch, frames], as `SemanticCodes.classes`.
         semantic_tokens: int64 [batch, frames]; global_tokens: int64 [batch, 32]; digits: int64 [batch, 32, 6].
+        voices: int64 [batch], in `data.VOICES`.
     """
 
     samples: torch.Tensor
@@ -24,6 +25,7 @@ class Clips:
     semantic_tokens: torch.Tensor
     global_tokens: torch.Tensor
     digits: torch.Tensor
+    voices: torch.Tensor
 
 
 def draw_clips(
@@ -32,7 +34,7 @@ def draw_clips(
     """Each from another utterance, anywhere in it; one that is shorter is followed by its last, silent frame's code."""
     samples = np.zeros((batch_size, num_frames * SAMPLES_PER_FRAME), np.float32)
     classes = np.empty((batch_size, num_frames), np.int64)
-    digits = []
+    digits, voices = [], []
     for row, index in enumerate(generator.integers(len(data), size=batch_size)):
         begin = int(generator.integers(max(1, len(data.classes[index]) - num_frames + 1)))
         piece = data.waveform(index, begin, num_frames)
@@ -41,6 +43,7 @@ def draw_clips(
         classes[row] = np.pad(codes, (0, num_frames - len(codes)), mode="edge")
         utterance = data.utterances[index]
         digits.append(global_digits(utterance.voice, utterance.f0_hz))
+        voices.append(utterance.voice)
 
     def on_device(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
@@ -51,4 +54,5 @@ def draw_clips(
         on_device(data.codes.codes[classes]),
         on_device(global_tokens(np.stack(digits))),
         on_device(np.stack(digits)),
+        on_device(np.array(voices)),
     )
