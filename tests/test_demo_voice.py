@@ -44,7 +44,7 @@ SETTINGS = Settings(
     wave=Budget(6, 2, 16, 2e-3, save_every=3),
     prenet=Budget(8, 2, 16, 1e-3, save_every=3),
     vocoder=Budget(4, 2, 8, 1e-4, save_every=3),
-    speaker=Budget(4, 2, 20, 1e-3, save_every=3),
+    speaker=Budget(8, 4, 20, 2e-3, save_every=3),
     semantic=Budget(8, 2, 20, 3e-3, save_every=3),
     language_model=Budget(6, 1, 320, 1e-2, save_every=3),
     adaptation=Budget(4, 1, 320, 5e-3, save_every=3),
