@@ -17,13 +17,12 @@ from tritone_client import ControlledVoice, ReferenceVoice, Speech, Tls, Tritone
 from tritone_client.cli import main
 
 from benchmark.results import Run
+from demo.lines import REFERENCE_TRANSCRIPT, REFERENCE_WAV
 from tritone.access import Access
 from tritone.serve import TritonServer
 
 LINE = "the weather is nice"
 VOICE = ControlledVoice("female", pitch="high")
-REFERENCE = Path(__file__).parents[1] / "golden" / "en_f3.wav"
-TRANSCRIPT = "good morning"
 ADMIN_KEY = "a-key-for-this-test-only"
 REFERENCE_TOO_SHORT = np.zeros(100, np.float32)
 HEADER = "triton-grpc-protocol-admin-key"
@@ -89,7 +88,7 @@ def http_status(server: TritonServer, path: str, body: bytes | None = None) -> i
 
 def test_client_with_a_certificate_is_served_by_all_models(mutual: TritonServer, tls: Tls) -> None:
     with Tritone(url(mutual), timeout_s=60, tls=tls) as tritone:
-        voice = tritone.make_voice(ReferenceVoice.from_file(REFERENCE, TRANSCRIPT))
+        voice = tritone.make_voice(ReferenceVoice.from_file(REFERENCE_WAV, REFERENCE_TRANSCRIPT))
         assert tritone.synthesize(LINE, voice=voice).duration_s > 0.3
         assert Speech.join(tritone.stream(LINE, voice=VOICE)).end_reason == "complete"
 
@@ -180,7 +179,7 @@ def test_nobody_manages_a_plain_server_that_was_given_no_key(server: TritonServe
 def test_log_tells_nothing_of_what_is_said_and_by_whom(mutual: TritonServer, tls: Tls) -> None:
     secret = "the quick zebra of mister example"
     with Tritone(url(mutual), timeout_s=60, tls=tls) as tritone:
-        voice = tritone.make_voice(ReferenceVoice.from_file(REFERENCE, secret))
+        voice = tritone.make_voice(ReferenceVoice.from_file(REFERENCE_WAV, secret))
         tritone.synthesize(secret, voice=voice)
         list(tritone.stream(secret, voice=VOICE, seed=3))
         with pytest.raises(TritoneError):

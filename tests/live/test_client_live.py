@@ -17,6 +17,8 @@ from tritone_client import (
 )
 from tritone_client.cli import main
 
+from demo.lines import REFERENCE_TRANSCRIPT, REFERENCE_WAV
+
 LINE = "the weather is nice"
 VOICE = ControlledVoice("female", pitch="high")
 REFERENCE = Path(__file__).parents[1] / "golden" / "en_f3.wav"
@@ -57,7 +59,7 @@ def test_made_voice_speaks_as_its_reference_does(tritone):
 
 
 def test_voice_made_with_a_transcript_carries_its_speech(tritone):
-    reference = ReferenceVoice.from_file(REFERENCE, "good morning")
+    reference = ReferenceVoice.from_file(REFERENCE_WAV, REFERENCE_TRANSCRIPT)
     voice = tritone.make_voice(reference)
     assert len(voice.semantic_tokens) == pytest.approx(len(reference.waveform) / 320, abs=2)
     assert_speech(tritone.synthesize(LINE, voice=voice, seed=3))
