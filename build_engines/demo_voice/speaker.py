@@ -28,7 +28,8 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     encoder = SpeakerEncoder(synthetic.bicodec_config(settings.size)).to(device)
     encoder.quantizer.project_out.requires_grad_(False)  # the vocoder's half
     widths = layout.ECAPA_FEATURE_CHANNELS, encoder.quantizer.project_in.in_features
-    encoder.classifiers = nn.ModuleList(nn.Linear(width, len(VOICES)) for width in widths).to(device)
+    classifiers = nn.ModuleList(nn.Linear(width, len(VOICES)) for width in widths).to(device)
+    encoder.classifiers = classifiers
     targets = torch.tensor(_DIGIT_TARGETS, device=device)
 
     def losses(random: np.random.Generator) -> Losses:
@@ -38,8 +39,8 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
         found = encoder.quantizer.project_in(latents)
         digits = functional.smooth_l1_loss(found, targets[clips.digits], beta=0.5)
         given = features.mean(dim=2), latents.mean(dim=1)
-        guesses = [classifier(mean) for classifier, mean in zip(encoder.classifiers, given, strict=True)]
-        hints = sum(functional.cross_entropy(guess, clips.voices) for guess in guesses)
+        guesses = [classifier(mean) for classifier, mean in zip(classifiers, given, strict=True)]
+        hints = torch.stack([functional.cross_entropy(guess, clips.voices) for guess in guesses]).sum()
         wrong = (encoder.quantizer.tokenize(latents.detach()) != clips.global_tokens).float().mean()
         return {"total": digits + _HINT_WEIGHT * hints, "digits": digits, "hints": hints, "wrong_tokens": wrong}
 
