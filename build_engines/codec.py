@@ -38,9 +38,9 @@ _OPSET = 17
 MIN_TOKEN_AGREEMENT = 0.99
 # float32 engines differ by rounding: 110 to 126 dB measured. bfloat16 rounds every value by up to 2^-9, an error of
 # about -54 dB at each of some 70 layers in a row, which sums to 36 dB: 32 to 39 dB were measured with random weights of
-# every size, 22 with the demo voice's, trained ones, on random tokens. Its words are understood as well as in float32
-# (tests/live/test_speech_live.py); half as good an engine has something wrong. float16 in
-# the matrices of the wave generator alone, with float32 between them, gave 57 to 60 dB (onnx_precision.py).
+# every size, 22 with the demo voice's, trained ones, on random tokens: its lines are still told apart
+# (tests/live/test_speech_live.py). Half as good an engine has something wrong. float16 in the matrices of the wave
+# generator alone, with float32 between them, gave 57 to 60 dB (onnx_precision.py).
 MIN_SNR_DB: dict[Arithmetic, float] = {"f32": 80.0, "bf16": 18.0, "fp16": 40.0}
 
 

@@ -159,9 +159,8 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
         voices = [voice for voice in range(len(VOICES)) if data.gender_of(voice) == gender]
         voice = voices[index % len(voices)]
         utterance, samples = data.speak(text, voice, pitch, speed, generator)
-        return _Line(text, ControlledVoice(GENDERS[gender], LABELS[pitch], LABELS[speed]), utterance), data.to_float(
-            samples
-        )
+        style = ControlledVoice(GENDERS[gender], LABELS[pitch], LABELS[speed])
+        return _Line(text, style, utterance), data.to_float(samples)
 
     def cloned(text: str, index: int) -> tuple[_Line, np.ndarray, np.ndarray]:
         """espeak says the reference, and the text in the same voice too."""

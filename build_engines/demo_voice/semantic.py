@@ -42,7 +42,7 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     classifiers = nn.ModuleList(nn.Linear(width, data.codes.num_classes) for width in widths)
     encoder.classifiers = classifiers
     encoder.to(device)
-    used = functional.normalize(encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)], dim=1)
+    used = encoder.quantizer.codebook.weight[torch.from_numpy(data.codes.codes)]
     of_phonemes = functional.normalize(used.unflatten(0, (data.codes.num_phonemes, NUM_AGES)).mean(dim=1), dim=1)
     # the unused codes are one more phoneme, which is never right
     of_phonemes = torch.cat([of_phonemes, unused_direction()[None].to(device)])

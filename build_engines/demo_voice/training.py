@@ -58,7 +58,7 @@ def is_trained(path: Path, settings: Settings) -> bool:
     Raises:
         OtherSettings: it was trained with other settings.
     """
-    return path.exists() and _load(path, settings)["step"] == settings.budget(path.stem).num_steps
+    return _finished(path, settings) is not None
 
 
 def trained_state(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
@@ -68,8 +68,8 @@ def trained_state(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
         FileNotFoundError: the part has not been trained to its end.
         OtherSettings: see `is_trained`.
     """
-    state = _load(path, settings) if path.exists() else None
-    if state is None or state["step"] != settings.budget(path.stem).num_steps:
+    state = _finished(path, settings)
+    if state is None:
         raise FileNotFoundError(f"{path} is not trained to its end: run this part first")
     return state["module"]
 
@@ -162,6 +162,12 @@ def _save(training: Training, path: Path, settings: Settings, step: int, history
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _finished(path: Path, settings: Settings) -> dict[str, Any] | None:
+    """The state of a part that has made all its steps."""
+    state = _load(path, settings) if path.exists() else None
+    return state if state is not None and state["step"] == settings.budget(path.stem).num_steps else None
 
 
 def _load(path: Path, settings: Settings) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from tritone.serve import TritonServer
 pytestmark = pytest.mark.gpu  # on either profile
 
 LINES = DEMO_SENTENCES[::4]
-# Forced choice among all 50 sentences, measured: 298 of 300 controlled (six voices, each sentence with each voice)
-# and 64 of 64 cloned without a transcript. Even if only 97% of the lines were right, fewer than 11 of 13 would come up
-# with one set of seeds in 160; the seeds are fixed, but another CPU's rounding is like another set. Wrong speech is
-# nowhere near this limit: a guess is right once in 50.
+# Forced choice among all 50 sentences, measured: 98% right of 48 controlled and of 48 cloned, 96% with a transcript.
+# At 96% fewer than 11 of 13 would come up with one set of seeds in 70; the seeds are fixed, but another CPU's rounding
+# is like another set. Wrong speech is nowhere near this limit: a guess is right once in 50.
 MIN_RECOGNIZED = 11
 
 Speak = Callable[[str, Voice, int], Speech]
