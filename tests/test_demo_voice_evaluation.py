@@ -93,15 +93,20 @@ def test_what_the_server_loses_has_the_right_sign_for_errors_and_for_hits() -> N
     assert error.low < error.value < error.high and hits.low < hits.value < hits.high
 
 
-def test_voices_are_told_apart_by_their_colour() -> None:
-    def voice(number: int, seed: int) -> np.ndarray:
+def test_voices_are_told_apart_by_their_colour_at_each_pitch() -> None:
+    """Each voice lies to both sides of the others."""
+
+    def voice(number: int, pitch: int, seed: int) -> np.ndarray:
         noise = np.fft.rfft(np.random.default_rng(seed).normal(size=16_000))
-        centre_hz = 500.0 * (number + 1)
+        centre_hz = 500.0 * (number + 1) + 2500.0 * pitch
         return np.fft.irfft(noise * np.exp(-(((np.arange(len(noise)) - centre_hz) / 800) ** 2)))
 
-    numbers = [number for number in range(4) for _ in range(5)]
-    classifier = VoiceClassifier([voice(number, seed) for seed, number in enumerate(numbers)], numbers)
-    assert [classifier.identify(voice(number, 100 + number)) for number in range(4)] == [0, 1, 2, 3]
+    voices, pitches = np.mgrid[:4, :2, :5][:2].reshape(2, -1)
+    clips = [voice(number, pitch, seed) for seed, (number, pitch) in enumerate(zip(voices, pitches, strict=True))]
+    classifier = VoiceClassifier(clips, voices, pitches)
+    for pitch in range(2):
+        found = [classifier.identify(voice(number, pitch, 100 + number)) for number in range(4)]
+        assert found == [0, 1, 2, 3]
 
 
 def test_labels_have_the_published_cutoffs() -> None:

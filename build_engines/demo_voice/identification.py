@@ -4,27 +4,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from build_engines.demo_voice import measures
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ
 
 _WINDOW, _HOP = 512, 256
 _NUM_BANDS, _NUM_COEFFICIENTS = 40, 20
 _AUDIBLE = 0.02  # of the loudest window
 _BAND_FLOOR = 1e-2  # of a band's power: what is fainter, nobody hears beside the rest
-_SHRINKAGE = 0.1  # of the covariance towards a diagonal one
+_UNVOICED_F0_HZ = 150.0
+_SHRINKAGE = 0.02  # of the covariance towards a diagonal one
 
 
 class VoiceClassifier:
-    """Nearest mean of long-term cepstra under one covariance (linear discriminant analysis).
+    """Nearest mean of F0 and long-term cepstra under one covariance (linear discriminant analysis).
+
+    A voice has a mean for each of its pitches: played faster, a man's formants are where a woman's are.
 
     Args:
-        clips: samples float32 [n] at 16 kHz each; `voices` says who speaks in them.
+        clips: samples float32 [n] at 16 kHz each.
+        voices, pitches: int64 [clips]: who speaks in them, and at which label.
     """
 
-    def __init__(self, clips: Sequence[np.ndarray], voices: Sequence[int]) -> None:
-        features, labels = np.stack([_features(clip) for clip in clips]), np.array(voices)
-        self._voices = np.unique(labels)
-        self._means = np.stack([features[labels == voice].mean(axis=0) for voice in self._voices])
-        deviations = features - self._means[np.searchsorted(self._voices, labels)]
+    def __init__(self, clips: Sequence[np.ndarray], voices: np.ndarray, pitches: np.ndarray) -> None:
+        features = np.stack([_features(clip) for clip in clips])
+        classes, labels = np.unique(np.stack([voices, pitches], axis=1), axis=0, return_inverse=True)
+        self._voices = classes[:, 0]
+        self._means = np.stack([features[labels == label].mean(axis=0) for label in range(len(classes))])
+        deviations = features - self._means[labels]
         covariance = deviations.T @ deviations / len(deviations)
         covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(np.diag(covariance) + 1e-6)
         self._precision = np.linalg.inv(covariance)
@@ -36,7 +42,7 @@ class VoiceClassifier:
 
 
 def _features(clip: np.ndarray) -> np.ndarray:
-    """Mean and deviation of the cepstrum over what is audible, without its level: [2 * coefficients]."""
+    """Mean and deviation of the cepstrum over what is audible, without its level, and F0: [2 * coefficients + 1]."""
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(clip, (0, _WINDOW)), _WINDOW)[::_HOP] * np.hanning(_WINDOW)
     power = np.abs(np.fft.rfft(frames)) ** 2
     energies = power.sum(axis=1)
@@ -48,4 +54,6 @@ def _features(clip: np.ndarray) -> np.ndarray:
     places = (np.arange(bands.shape[1]) + 0.5) / bands.shape[1]
     cosines = np.cos(np.pi * np.outer(np.arange(1, _NUM_COEFFICIENTS + 1), places))
     cepstra = bands @ cosines.T
-    return np.concatenate([cepstra.mean(axis=0), cepstra.std(axis=0)])
+    f0_hz = measures.f0_hz(clip)
+    log_f0 = np.log(f0_hz if np.isfinite(f0_hz) else _UNVOICED_F0_HZ)
+    return np.concatenate([cepstra.mean(axis=0), cepstra.std(axis=0), [log_f0]])
