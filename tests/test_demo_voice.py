@@ -14,13 +14,14 @@ from build_engines.codec import reference
 from build_engines.demo_voice import __main__ as command_line
 from build_engines.demo_voice import data, measures
 from build_engines.demo_voice.codebook import codebook
-from build_engines.demo_voice.codes import SAMPLES_PER_FRAME
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, ages_of
 from build_engines.demo_voice.data import VOICES, Utterance, write_shard
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ, Espeak, EspeakMissing, Mark
 from build_engines.demo_voice.language_model import Examples
 from build_engines.demo_voice.listening import load_heard
 from build_engines.demo_voice.parts import PARTS, Workshop
 from build_engines.demo_voice.settings import Budget, Settings
+from build_engines.demo_voice.spectra import NUM_PULSES, Features, WaveLoss
 from build_engines.demo_voice.training import OtherSettings
 from build_engines.qwen2_reference import Qwen2Reference
 from tritone.spark_tts.prompts import Prompts, Style
@@ -42,12 +43,12 @@ SETTINGS = Settings(
     num_utterances=NUM_UTTERANCES,
     num_heard=4,
     wave=Budget(6, 2, 16, 2e-3, save_every=3),
-    prenet=Budget(8, 2, 16, 1e-3, save_every=3),
+    prenet=Budget(16, 4, 16, 2e-3, save_every=3),
     vocoder=Budget(4, 2, 8, 1e-4, save_every=3),
     speaker=Budget(8, 4, 20, 2e-3, save_every=3),
     semantic=Budget(8, 2, 20, 3e-3, save_every=3),
-    language_model=Budget(6, 1, 320, 1e-2, save_every=3),
-    adaptation=Budget(4, 1, 320, 5e-3, save_every=3),
+    language_model=Budget(16, 1, 320, 1e-2, save_every=3),
+    adaptation=Budget(8, 1, 320, 5e-3, save_every=3),
 )
 
 
@@ -190,9 +191,15 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         is_voice = np.isin(example.ids, t.global_tokens)
         says = (example.characters >= 0) & ~is_voice
         assert set(example.ids[says]) <= set(t.semantic_tokens)
-        # where no voice is given, the first tokens have a pace to learn
+        # where no voice is given, there is a pace to learn, and what comes before at another one is not learnt
         is_controlled = is_voice.any() and example.weights[is_voice].all()
-        assert (example.weights[says] == np.where(is_controlled & (np.arange(says.sum()) < 40), 4, 1)).all()
+        num_astray = int((example.weights[says] == 0).sum())
+        expected = np.where(is_controlled & (np.arange(says.sum()) < num_astray + 40), 4, 1)
+        assert (example.weights[says] == np.where(np.arange(says.sum()) < num_astray, 0, expected)).all()
+        assert is_controlled or num_astray == 0
+        has_pace = np.flatnonzero(~np.isnan(example.pace))
+        assert has_pace.size == 0 or is_controlled
+        assert not is_controlled or has_pace[0] == np.flatnonzero(says)[0] + num_astray - 1
         assert example.weights[-1] == 1
         assert not example.weights[: list(example.ids).index(t.end_content) + 1].any()
         text_end = list(example.ids).index(t.end_content)
@@ -200,6 +207,7 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         assert text_end - 3 <= example.characters[says].max() <= text_end - 1
         assert example.characters[says].min() == text_end - len("one two")
     assert any(example.pitch_at >= 0 for example in drawn)
+    assert any((example.weights[np.isin(example.ids, t.semantic_tokens)] == 0)[0] for example in drawn)
     for example in drawn:
         if example.pitch_at >= 0:
             assert example.ids[example.pitch_at] in t.pitch_values
@@ -221,6 +229,55 @@ def test_a_code_is_nearest_to_the_next_ages_of_its_own_phoneme_and_far_from_the_
     assert (phonemes[nearest] == phonemes).all() and (np.abs(ages[nearest] - ages) == 1).all()
     unused = np.setdiff1d(np.arange(len(directions)), codes.codes)
     assert (directions[unused] @ used.T).max() < 0
+
+
+def test_stretched_speech_says_the_same_at_another_pace(trained: Workshop) -> None:
+    codes, classes = trained.data.codes, trained.data.classes[0]
+    same, frames = codes.stretched(classes, np.ones(len(classes)))
+    np.testing.assert_array_equal(same, classes)
+    np.testing.assert_array_equal(frames, np.arange(len(classes)))
+    is_first_half = np.arange(len(classes)) < 10  # two sounds of five frames
+    slower, frames = codes.stretched(classes, np.where(is_first_half, 2.0, 1.0))
+    np.testing.assert_array_equal(slower[20:], classes[10:])
+    phonemes, ages = codes.phonemes_and_ages
+    np.testing.assert_array_equal(phonemes[slower], phonemes[classes[frames]])
+    np.testing.assert_array_equal(ages[slower[:20]], [0, 1, 2, 3, 4, 5, 6, 7, 7, 7] * 2)
+
+
+def test_a_sound_is_as_old_as_its_frames_are_many() -> None:
+    classes = np.array([3, 4, 5, 6, 7, 7, 7, 0, 1, 8, 16, 17, 16])  # eight ages each; the first began before
+    np.testing.assert_array_equal(ages_of(classes), [0, 1, 2, 3, 4, 5, 6, 0, 1, 0, 0, 1, 0])
+
+
+@pytest.mark.parametrize(("f0_hz", "strength"), [(80.0, 1.0), (107.5, 0.5), (200.0, 0.0)])
+def test_the_pulses_of_a_low_voice_are_counted_as_they_are_heard(f0_hz: float, strength: float) -> None:
+    num_frames = 12
+    angles = 2 * np.pi * f0_hz * np.arange(num_frames * SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ
+    samples = torch.from_numpy(np.cos(angles) + 2 * np.cos(5 * angles)).float()[None]
+    features, f0s_hz = Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"]), torch.tensor([f0_hz])
+    inner = slice(2, -2)  # where the windows reach nowhere beyond the samples
+    heard = features(samples, f0s_hz)[0, inner]
+    counted = features(samples, f0s_hz, torch.arange(num_frames)[None])[0, inner]
+    torch.testing.assert_close(counted, heard, atol=0.02, rtol=0)
+    # a frame's moments lie around its first sample
+    places = np.arange(inner.start, num_frames + inner.stop)[:, None]
+    places = places + (np.arange(NUM_PULSES) + 0.5) / NUM_PULSES - 0.5
+    expected = strength * np.cos(2 * np.pi * f0_hz * places * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ)
+    np.testing.assert_allclose(heard[:, -NUM_PULSES:].numpy(), expected, atol=0.02)
+
+
+def test_only_low_voices_are_compared_sample_by_sample() -> None:
+    waves = torch.sin(torch.arange(16 * SAMPLES_PER_FRAME) / 20)[None].repeat(2, 1)
+    distance = WaveLoss(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
+    found = distance(-waves, waves, torch.tensor([80.0, 200.0]))
+    assert found["samples"].item() == pytest.approx(0.5 * 4, rel=1e-3)
+    assert found["spectral"].item() == pytest.approx(0, abs=1e-4)
+
+
+def test_noise_has_hardly_pulses() -> None:
+    noise = torch.randn(1, 40 * SAMPLES_PER_FRAME, generator=torch.Generator().manual_seed(0)).mul(0.1).diff(n=4)
+    features = Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
+    assert features(noise, torch.tensor([80.0]))[..., -NUM_PULSES:].abs().mean() < 0.1
 
 
 def test_voices_alone_end_before_the_speech(trained: Workshop) -> None:

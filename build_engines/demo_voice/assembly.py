@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from build_engines import checkpoint, layout, synthetic
 from build_engines.checkpoint import Checkpoint
-from build_engines.demo_voice.language_model import CompactVocabulary, model_config
+from build_engines.demo_voice.language_model import LM_HINTS, CompactVocabulary, model_config
 from build_engines.demo_voice.settings import Settings
 
 State = Mapping[str, torch.Tensor]
@@ -63,7 +63,7 @@ def write_checkpoint(
 
     save_file(_bicodec_tensors(bicodec, vocoder, speaker, semantic), partial / checkpoint.BICODEC_WEIGHTS_FILE)
     torch.save(_wav2vec2_tensors(wav2vec2, semantic), partial / checkpoint.WAV2VEC2_WEIGHTS_FILE)
-    tensors = {f"model.{name}": tensor.bfloat16() for name, tensor in language_model.items()}
+    tensors = {f"model.{name}": tensor.bfloat16() for name, tensor in language_model.items() if name not in LM_HINTS}
     tensors["model.embed_tokens.weight"] = vocabulary.embedding(language_model["embed_tokens.weight"]).bfloat16()
     save_file(tensors, partial / checkpoint.LM_WEIGHTS_FILE, metadata={"format": "pt"})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, global_digits, global_tokens
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, ages_of, global_digits, global_tokens
 from build_engines.demo_voice.data import Dataset
 
 
@@ -17,7 +17,8 @@ class Clips:
         samples: float32 [batch, frames * 320].
         classes: int64 [batch, frames], as `SemanticCodes.classes`.
         semantic_tokens: int64 [batch, frames]; global_tokens: int64 [batch, 32]; digits: int64 [batch, 32, 6].
-        voices: int64 [batch], in `data.VOICES`.
+        voices: int64 [batch], in `data.VOICES`; f0s_hz: float32 [batch].
+        ages: int64 [batch, frames], how many frames before it belong to the same sound.
     """
 
     samples: torch.Tensor
@@ -26,6 +27,8 @@ class Clips:
     global_tokens: torch.Tensor
     digits: torch.Tensor
     voices: torch.Tensor
+    f0s_hz: torch.Tensor
+    ages: torch.Tensor
 
 
 def draw_clips(
@@ -34,16 +37,20 @@ def draw_clips(
     """Each from another utterance, anywhere in it; one that is shorter is followed by its last, silent frame's code."""
     samples = np.zeros((batch_size, num_frames * SAMPLES_PER_FRAME), np.float32)
     classes = np.empty((batch_size, num_frames), np.int64)
-    digits, voices = [], []
+    ages = np.empty((batch_size, num_frames), np.int64)
+    digits, voices, f0s_hz = [], [], []
     for row, index in enumerate(generator.integers(len(data), size=batch_size)):
         begin = int(generator.integers(max(1, len(data.classes[index]) - num_frames + 1)))
         piece = data.waveform(index, begin, num_frames)
         samples[row, : len(piece)] = piece
         codes = data.classes[index][begin : begin + num_frames]
-        classes[row] = np.pad(codes, (0, num_frames - len(codes)), mode="edge")
+        missing = 0, num_frames - len(codes)
+        classes[row] = np.pad(codes, missing, mode="edge")
+        ages[row] = np.pad(ages_of(data.classes[index])[begin : begin + num_frames], missing, mode="edge")
         utterance = data.utterances[index]
         digits.append(global_digits(utterance.voice, utterance.f0_hz))
         voices.append(utterance.voice)
+        f0s_hz.append(utterance.f0_hz)
 
     def on_device(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
@@ -55,4 +62,6 @@ def draw_clips(
         on_device(global_tokens(np.stack(digits))),
         on_device(np.stack(digits)),
         on_device(np.array(voices)),
+        on_device(np.array(f0s_hz, np.float32)),
+        on_device(ages),
     )

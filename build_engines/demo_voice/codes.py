@@ -85,6 +85,34 @@ class SemanticCodes:
         bases = np.array([NUM_AGES * self._index.get(label, len(self.phonemes)) for label in labels])[current]
         return (bases + np.minimum(ages, np.where(is_silent, _NUM_PAUSE_AGES, NUM_AGES) - 1)).astype(np.int16)
 
+    def stretched(self, classes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is said by classes [frames], slower or faster.
+
+        Args:
+            factors: how many times as long each frame's sound is to last, float [frames]; the first frame's counts.
+
+        Returns:
+            The classes [new frames], and for each of them the frame in which the same is said.
+        """
+        begins = np.flatnonzero(ages_of(classes) == 0)
+        lengths = np.diff([*begins, len(classes)])
+        ends = np.round(np.cumsum(lengths * factors[begins])).astype(int)
+        new_lengths = np.maximum(np.diff([0, *ends]), 1)
+        sound = np.repeat(np.arange(len(begins)), new_lengths)
+        ages = np.arange(len(sound)) - np.repeat(np.cumsum(new_lengths) - new_lengths, new_lengths)
+        firsts = classes[begins][sound]
+        last_ages = np.where(firsts < NUM_AGES * len(self.phonemes), NUM_AGES, _NUM_PAUSE_AGES) - 1
+        frames = begins[sound] + ages * lengths[sound] // new_lengths[sound]
+        return (firsts + np.minimum(ages, last_ages)).astype(classes.dtype), frames
+
+
+def ages_of(classes: np.ndarray) -> np.ndarray:
+    """How many frames before each one, of classes [frames], belong to the same sound: int64, and beyond all ages."""
+    phonemes, ages = np.divmod(classes, NUM_AGES)
+    is_first = np.r_[True, (np.diff(phonemes) != 0) | (np.diff(ages) < 0)]
+    frames = np.arange(len(classes))
+    return frames - np.maximum.accumulate(np.where(is_first, frames, 0))
+
 
 def is_pause(mark: Mark) -> bool:
     """Whether espeak says nothing there."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from build_engines import synthetic
 from build_engines.demo_voice import measures
-from build_engines.demo_voice.codes import global_digits, global_tokens, used_global_tokens
+from build_engines.demo_voice.codes import ages_of, global_digits, global_tokens, used_global_tokens
 from build_engines.demo_voice.data import Dataset, Utterance
 from build_engines.demo_voice.listening import Heard
 from build_engines.demo_voice.muon import Muon
@@ -52,6 +52,16 @@ _LABEL_MARGIN_SPEED = 0.2
 _VOICE_WEIGHT = 8.0
 # Of the first tokens of controlled speech: they alone ask what pace is wanted, later ones follow them.
 _PACE_WEIGHT, _PACE_TOKENS = 4.0, 40
+
+# How fast syllables come depends on the words as much as on the rate: what rate makes the wanted pace of these words is
+# not found out of the tokens alone. A linear function of the first hidden states, `pace`, must tell it; it is not part
+# of the checkpoint.
+LM_HINTS = ("pace.weight", "pace.bias")
+_PACE_HINT_WEIGHT, _PACE_HINT_TOKENS = 2.0, 12
+# Of true tokens alone it learns to go on at the pace so far, and by chance drifts away from the wanted one: where the
+# beginning has another pace, it learns to come back.
+_ASTRAY_SHARE, _MAX_ASTRAY = 0.6, 0.5  # the logarithm of how much longer or shorter everything lasts
+_MIDDLE_RATE, _RATE_DEVIATION = 150.0, 0.35  # words per minute; of the logarithm
 
 _ADAM_LEARNING_RATE_SHARE = 0.15  # of Muon's, for embeddings, norms and biases
 
@@ -101,12 +111,14 @@ class Example:
         weights: of each token's loss, float32 [n]: 0 for what is given.
         characters: for the tokens that say a character, its position in `ids`, else -1; int64 [n].
         pitch_at: where the pitch value is, -1 if there is none to learn.
+        pace: the logarithm of how fast it is spoken, where a wanted pace has to be kept in mind, else NaN; float32 [n].
     """
 
     ids: np.ndarray
     weights: np.ndarray
     characters: np.ndarray
     pitch_at: int
+    pace: np.ndarray
 
 
 class Examples:
@@ -131,10 +143,10 @@ class Examples:
             is_voice = generator.random() < self._voices_share
             share = generator.random() * (_CONTROLLED_SHARE + _FINE_SHARE if is_voice else 1)
             if share < _CONTROLLED_SHARE:
-                example = self._controlled(index, gives_pitch=False, gives_speed=False)
+                example = self._controlled(index, generator, gives_pitch=False, gives_speed=False)
             elif share < _CONTROLLED_SHARE + _FINE_SHARE:
                 gives_pitch, gives_speed = ((True, True), (True, False), (False, True))[generator.integers(3)]
-                example = self._controlled(index, gives_pitch=gives_pitch, gives_speed=gives_speed)
+                example = self._controlled(index, generator, gives_pitch=gives_pitch, gives_speed=gives_speed)
             else:
                 with_transcript = share >= _CONTROLLED_SHARE + _FINE_SHARE + _CLONE_SHARE
                 example = self._clone(index, self._reference(index, generator), with_transcript, generator)
@@ -147,6 +159,7 @@ class Examples:
                     ids=example.ids[:end],
                     weights=example.weights[:end],
                     characters=example.characters[:end],
+                    pace=example.pace[:end],
                 )
             if len(example.ids) <= self._max_tokens:
                 return example
@@ -173,7 +186,9 @@ class Examples:
             candidates = heard
         return int(candidates[generator.integers(len(candidates))])
 
-    def _controlled(self, index: int, *, gives_pitch: bool, gives_speed: bool) -> Example | None:
+    def _controlled(
+        self, index: int, generator: np.random.Generator, *, gives_pitch: bool, gives_speed: bool
+    ) -> Example | None:
         """A given value has the label "moderate" beside it, as a request has that names the value alone.
 
         What is too near the border of its label is given, too. None: its speed, rounded down to whole syllables, would
@@ -193,6 +208,7 @@ class Examples:
         pitch_value = min(int(utterance.pitch_mel), len(t.pitch_values) - 1)
         speed_value = min(int(utterance.syllables_per_s), len(t.speed_values) - 1)
         voice = [t.global_tokens[int(token)] for token in _true_global_tokens(utterance)]
+        speech, num_astray = self._astray(index, generator)
         example = self._example(
             index,
             prompt,
@@ -201,16 +217,32 @@ class Examples:
                 *(t.start_global, *voice, t.end_global, t.start_semantic),
             ],
             text_begin=2,
+            speech=speech,
         )
         pitch_at, speed_at = len(prompt), len(prompt) + 1
         example.weights[pitch_at] = 0  # it has a loss of its own
         says_voice = slice(len(prompt) + 4, len(prompt) + 4 + len(voice))
         example.weights[says_voice] = _VOICE_WEIGHT
         example.characters[says_voice] = pitch_at  # F0 is the pitch value in other words
-        example.weights[says_voice.stop + 2 : -1][:_PACE_TOKENS] = _PACE_WEIGHT
+        said = says_voice.stop + 2 + num_astray  # the first token that has the wanted pace
+        example.weights[says_voice.stop + 2 : said] = 0
+        example.weights[said:-1][:_PACE_TOKENS] = _PACE_WEIGHT
         if gives_speed:
             example.weights[speed_at] = 0
+        rate = utterance.words_per_minute * utterance.shift
+        example.pace[said - 1 :][:_PACE_HINT_TOKENS] = np.log(rate / _MIDDLE_RATE) / _RATE_DEVIATION
         return dataclasses.replace(example, pitch_at=-1 if gives_pitch else pitch_at)
+
+    def _astray(self, index: int, generator: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+        """An utterance's classes and characters [frames], maybe begun at another pace, and for how many frames."""
+        classes, positions = self._data.classes[index], self._data.text_positions(index)
+        if generator.random() >= _ASTRAY_SHARE:
+            return (classes, positions), 0
+        begins = np.flatnonzero(ages_of(classes) == 0)
+        until = begins[generator.integers(len(begins))]
+        factor = np.exp(generator.uniform(-_MAX_ASTRAY, _MAX_ASTRAY))
+        classes, frames = self._data.codes.stretched(classes, np.where(np.arange(len(classes)) < until, factor, 1.0))
+        return (classes, positions[frames]), int(np.searchsorted(frames, until))
 
     def _clone(self, index: int, reference: int, with_transcript: bool, generator: np.random.Generator) -> Example:
         utterance, said = self._data.utterances[index], self._data.utterances[reference]
@@ -225,16 +257,27 @@ class Examples:
         prompt = self._prompts.clone(utterance.text, TokenVoice(voice, heard, transcript))
         return self._example(index, prompt, [], text_begin=2 + len(transcript))
 
-    def _example(self, index: int, given: list[int], follows: list[int], text_begin: int) -> Example:
-        """Prompt, what comes before the speech, the speech, its end; text tokens are bytes, one a character."""
+    def _example(
+        self,
+        index: int,
+        given: list[int],
+        follows: list[int],
+        text_begin: int,
+        speech: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Example:
+        """Prompt, what comes before the speech, the speech, its end; text tokens are bytes, one a character.
+
+        `speech` are the classes and characters of each frame, the utterance's own unless said.
+        """
         t = self._prompts.tokens
-        speech = t.semantic_tokens.start + self._data.codes.codes[self._data.classes[index]]
-        ids = np.concatenate([np.array([*given, *follows], np.int64), speech, [t.im_end]])
+        classes, positions = speech or (self._data.classes[index], self._data.text_positions(index))
+        speech_ids = t.semantic_tokens.start + self._data.codes.codes[classes]
+        ids = np.concatenate([np.array([*given, *follows], np.int64), speech_ids, [t.im_end]])
         weights = (np.arange(len(ids)) >= len(given)).astype(np.float32)
         characters = np.full(len(ids), -1)
         first = len(given) + len(follows)
-        characters[first : first + len(speech)] = text_begin + np.round(self._data.text_positions(index))
-        return Example(ids, weights, characters, -1)
+        characters[first : first + len(speech_ids)] = text_begin + np.round(positions)
+        return Example(ids, weights, characters, -1, np.full(len(ids), np.nan, np.float32))
 
 
 def model_config(settings: Settings) -> Config:
@@ -263,6 +306,7 @@ def training(
     """
     torch.manual_seed(settings.seed)
     model = Qwen2(model_config(settings), vocabulary.num_rows)
+    model.pace = pace = nn.Linear(settings.size.lm_hidden_size, 1)
     if start is None:
         _initialise(model, vocabulary, prompts.tokens)
     else:
@@ -279,6 +323,12 @@ def training(
         ids = torch.from_numpy(vocabulary.rows(np.concatenate([example.ids for example in batch]))).to(device)
         weights = torch.from_numpy(np.concatenate([example.weights for example in batch])).to(device)
         hidden, attention = model(ids, lengths, settings.guided_lm_layers)
+        paces = torch.from_numpy(np.concatenate([example.pace for example in batch])).to(device)
+        is_paced = ~paces.isnan()
+        pace_errors = functional.smooth_l1_loss(
+            pace(hidden[is_paced])[:, 0], paces[is_paced], beta=0.2, reduction="sum"
+        )
+        pace_loss = pace_errors / is_paced.sum().clamp_min(1)
         before, wanted, weights = hidden[:-1], ids[1:], weights[1:]  # a sequence's first token is always given
 
         is_learnt = weights > 0
@@ -298,7 +348,8 @@ def training(
         chooses = [int(b) + example.pitch_at for b, example in zip(begins, batch, strict=True) if example.pitch_at >= 0]
         pitch_loss = _pitch_loss(hidden[[at - 1 for at in chooses]], ids[chooses], model, pitch_rows)
         pitch_share = len(chooses) / max(1, len(wanted))
-        total = token_loss + _GUIDE_WEIGHT * guide_loss + _PITCH_WEIGHT * pitch_share * pitch_loss
+        hints = _GUIDE_WEIGHT * guide_loss + _PACE_HINT_WEIGHT * pace_loss
+        total = token_loss + _PITCH_WEIGHT * pitch_share * pitch_loss + hints
         return {
             "total": total,
             "token": token_loss,
@@ -307,6 +358,7 @@ def training(
             "guide": guide_loss,
             "mass": torch.stack([mass.mean() for mass in masses]).mean(),
             "pitch": pitch_loss,
+            "pace": pace_loss,
         }
 
     matrices = [parameter for parameter in model.layers.parameters() if parameter.ndim == 2]

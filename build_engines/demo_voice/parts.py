@@ -62,8 +62,8 @@ class Workshop:
         """What one trained part trains."""
         match name:
             case "vocoder":
-                halves = self.state("prenet"), self.state("wave")
-                return vocoder.training(self.data, self.settings, self._device, *halves)
+                states = (self.state(needed) for needed in ("prenet", "wave", "speaker"))
+                return vocoder.training(self.data, self.settings, self._device, *states)
             case "language_model" | "adaptation":
                 return self._language_model(name)
         module = {"wave": wave, "prenet": prenet, "speaker": speaker, "semantic": semantic}[name]
@@ -143,5 +143,5 @@ PARTS: dict[str, Part] = {
     "adaptation": _trained("adaptation", "language_model", "listening"),
     "wave": _trained("wave", "data"),
     "prenet": _trained("prenet", "data"),
-    "vocoder": _trained("vocoder", "prenet", "wave"),
+    "vocoder": _trained("vocoder", "prenet", "wave", "speaker"),
 }

@@ -1,4 +1,4 @@
-"""Part `prenet`: from codes and the voice's tokens to log-mel features."""
+"""Part `prenet`: from codes and the voice's tokens to features."""
 
 import numpy as np
 import torch
@@ -8,9 +8,11 @@ from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.codebook import codebook
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
-from build_engines.demo_voice.spectra import LogMel
+from build_engines.demo_voice.spectra import NUM_PULSES, Features
 from build_engines.demo_voice.training import Losses, Training
 from build_engines.networks.vocoder import Vocoder
+
+_PULSE_WEIGHT = 2.0
 
 
 def training(data: Dataset, settings: Settings, device: torch.device) -> Training:
@@ -19,16 +21,24 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     budget = settings.prenet
     vocoder = make_vocoder(data, settings, device)
     del vocoder.decoder
-    log_mel = LogMel(config["mel_params"]).to(device)
+    features = Features(config["mel_params"]).to(device)
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
         found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
-        return {"total": (found - log_mel(clips.samples)).abs().mean()}
+        wanted = features(clips.samples, clips.f0s_hz, clips.ages)
+        return feature_distances(found, wanted)
 
     parameters = [parameter for parameter in vocoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     return Training(vocoder, [optimizer], losses)
+
+
+def feature_distances(found: torch.Tensor, wanted: torch.Tensor) -> Losses:
+    """Between features [batch, frames, mels]: their parts, and the "total" to descend."""
+    distances = (found - wanted).abs()
+    mel, pulses = distances[..., :-NUM_PULSES].mean(), distances[..., -NUM_PULSES:].mean()
+    return {"total": mel + _PULSE_WEIGHT * pulses, "mel": mel, "pulses": pulses}
 
 
 def make_vocoder(data: Dataset, settings: Settings, device: torch.device) -> Vocoder:

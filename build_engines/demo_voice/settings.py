@@ -1,7 +1,7 @@
 """The recipe: sizes and budgets, and why each is what it is.
 
-Seconds a step, of one of two busy AVX2 cores (float32, one thread): language model 1.4, semantic 0.55, speaker 1.05,
-wave 1.1, prenet 0.4, vocoder 2.0. Two parts run side by side and nothing waits long for anything else.
+Seconds a step, of one of two busy Zen 4 cores (float32, one thread): language model 1.1, semantic 0.3, speaker 0.8,
+wave 0.65, prenet 0.27, vocoder 1.2. Two parts run side by side and nothing waits long for anything else.
 """
 
 from dataclasses import dataclass, field
@@ -61,20 +61,21 @@ class Settings:
     max_duration_s: float = 9.0
     # Utterances that the trained encoders listen to, for the language model to hear references as it will in use.
     num_heard: int = 3_000
-    # What tells voices apart comes last. F0 under 95 Hz does not come at all: windows of 40 ms do not show it to the
-    # generator, whatever its steps.
+    # What tells voices apart comes last.
     wave: Budget = field(default_factory=lambda: Budget(5_000, 8, 32, 8e-4))
     prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
     # Both halves together: the wave generator learns to make up for what the prenet blurs.
     vocoder: Budget = field(default_factory=lambda: Budget(1_400, 8, 32, 2e-4))
-    # Who speaks is learnt between the 100th and the 500th step.
-    speaker: Budget = field(default_factory=lambda: Budget(600, 24, 60, 1e-3))
+    # Who speaks is learnt between the 100th and the 500th step, but of the tokens a quarter were still wrong at the
+    # 600th, and a twentieth at the 1,500th.
+    speaker: Budget = field(default_factory=lambda: Budget(1_500, 24, 60, 1e-3))
     # Clones with a transcript depend on what it hears.
     semantic: Budget = field(default_factory=lambda: Budget(4_500, 4, 100, 1.5e-3))
     # Clones with a transcript are a third: nine million tokens, and a sixth, were too few.
     language_model: Budget = field(default_factory=lambda: Budget(3_200, 5, 640, 2e-2))
-    # The same on references as the trained encoders hear them: apart, so that it need not wait for them.
-    adaptation: Budget = field(default_factory=lambda: Budget(1_200, 5, 640, 1e-2))
+    # The same on references as the trained encoders hear them: apart, so that it need not wait for them. Of semantic
+    # tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
+    adaptation: Budget = field(default_factory=lambda: Budget(3_600, 5, 640, 1e-2))
     # Of its sequences end before the speech: they teach in a third of the tokens what a pitch asks of a made-up voice.
     adaptation_voices_share: float = 0.5
 

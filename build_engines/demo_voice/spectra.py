@@ -1,7 +1,10 @@
-"""What sounds are compared by: log-mel features, and spectra at several resolutions."""
+"""What sounds are compared by: log-mel features, where pulses lie, and spectra at several resolutions."""
+
+import math
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from build_engines.layout import Config
 from build_engines.networks.mel import MelSpectrogram
@@ -12,7 +15,15 @@ _MEL_FLOOR, _MAGNITUDE_FLOOR = 3e-4, 1e-2
 _MEAN, _DEVIATION = -5.5, 2.5
 _RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths of 16 to 128 ms: pulses, and the harmonics of 80 Hz
 _MIN_VARIANCE = 1e-4  # keeps the gradient of the square root finite in silence
-_MEL_WEIGHT, _COLOUR_WEIGHT = 2.0, 2.0
+_MIN_POWER = 1e-4  # of a clip: nearly silent ones do not count for more
+_MEL_WEIGHT, _COLOUR_WEIGHT, _SAMPLES_WEIGHT = 2.0, 2.0, 2.0
+# A voice is low up to the first and not at all from the second on: there the mels of neighbouring frames tell its F0.
+_LOW_F0_HZ, _NOT_LOW_F0_HZ = 100.0, 115.0
+_MAX_PULSE_WINDOW = 1024  # samples: four periods of 63 Hz
+_PULSE_PERIODS = 4
+_VOICED_AMPLITUDE = 0.1  # of a voiced frame's, what its fundamental has at least
+NUM_PULSES = 8
+_MIN_AMPLITUDE = 1e-6
 
 
 class LogMel(nn.Module):
@@ -27,11 +38,60 @@ class LogMel(nn.Module):
         return features.transpose(1, 2)
 
 
+class Features(nn.Module):
+    """What lies between a vocoder's halves: samples [batch, frames * hop], F0s [batch] in Hz -> [batch, frames, mels].
+
+    Log-mel features, but for the `NUM_PULSES` highest, which make room for the pulses of a low voice: the fundamental,
+    at amplitude 1, at so many moments of a frame; 0 where nothing is voiced. Mels of 40 ms every 20 ms do not show
+    pulses at less than 95 Hz.
+    """
+
+    def __init__(self, mel_params: Config) -> None:
+        super().__init__()
+        self.log_mel = LogMel(mel_params)
+        self.sample_rate_hz, self.hop_length = mel_params["sample_rate"], mel_params["hop_length"]
+        moments = (torch.arange(NUM_PULSES) - (NUM_PULSES - 1) / 2) / NUM_PULSES
+        self.register_buffer("moments_s", moments * self.hop_length / self.sample_rate_hz, persistent=False)
+
+    def forward(self, wav: torch.Tensor, f0s_hz: torch.Tensor, ages: torch.Tensor | None = None) -> torch.Tensor:
+        """Of sounds whose frames `ages` [batch, frames] number, the pulses are counted from the beginning of each.
+
+        These can be told from codes and F0, unlike the true ones, which go on from sound to sound.
+        """
+        f0s_hz = f0s_hz.unsqueeze(1)
+        cosine, sine = self._fundamental(wav, f0s_hz)
+        strength, phase = (cosine.square() + sine.square()).sqrt(), torch.atan2(sine, cosine)
+        if ages is not None:
+            phase = 2 * math.pi * f0s_hz * ages * self.hop_length / self.sample_rate_hz
+        angles = phase.unsqueeze(2) + 2 * math.pi * f0s_hz.unsqueeze(2) * self.get_buffer("moments_s")
+        return torch.cat([self.log_mel(wav)[..., :-NUM_PULSES], strength.unsqueeze(2) * angles.cos()], dim=2)
+
+    def _fundamental(self, wav: torch.Tensor, f0s_hz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine [batch, frames] of its phase at the first sample of each frame, shorter where it is faint."""
+        half = _MAX_PULSE_WINDOW // 2
+        frames = functional.pad(wav, (half, half)).unfold(1, _MAX_PULSE_WINDOW, self.hop_length)[:, :-1]
+        periods = f0s_hz * torch.arange(-half, half, device=wav.device) / self.sample_rate_hz
+        window = torch.where(
+            periods.abs() < _PULSE_PERIODS / 2, 0.5 + 0.5 * torch.cos(2 * math.pi * periods / _PULSE_PERIODS), 0
+        )
+        window = window / window.sum(dim=1, keepdim=True)
+        cosine, sine = (
+            torch.einsum("bfn,bn->bf", frames, window * basis)
+            for basis in (torch.cos(2 * math.pi * periods), -torch.sin(2 * math.pi * periods))
+        )
+        loudness = torch.einsum("bfn,bn->bf", frames.square(), window).sqrt()
+        length = (cosine.square() + sine.square()).sqrt().clamp_min(_MIN_AMPLITUDE)
+        voiced = (2**0.5 * length / (_VOICED_AMPLITUDE * loudness + _MAGNITUDE_FLOOR)).clamp_max(1)
+        strength = _lowness(f0s_hz) * voiced / length
+        return strength * cosine, strength * sine
+
+
 class WaveLoss(nn.Module):
     """How far samples [batch, n] are from others by ear: spectra at all resolutions, the mel features, their colour.
 
     Colour is the mean over a clip and the deviation from it, which tell one voice from another: errors that are small
-    in every frame but all on one side add up in them, and what is blurred deviates too little.
+    in every frame but all on one side add up in them, and what is blurred deviates too little. Low voices, whose pulses
+    are given, are compared sample by sample too: by spectra alone no generator found out of making noise of them.
     """
 
     def __init__(self, mel_params: Config) -> None:
@@ -40,14 +100,16 @@ class WaveLoss(nn.Module):
         for length in _RESOLUTIONS:
             self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
 
-    def forward(self, found: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Their parts, and the "total" to descend."""
+    def forward(self, found: torch.Tensor, wanted: torch.Tensor, f0s_hz: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Their parts, and the "total" to descend; F0s [batch] in Hz."""
         spectral = torch.stack([self._distance(found, wanted, length) for length in _RESOLUTIONS]).mean()
         features = self.log_mel(found), self.log_mel(wanted)
         mel = (features[0] - features[1]).abs().mean()
         colour = sum((a - b).abs().mean() for a, b in zip(*map(_colour, features), strict=True))
-        total = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour
-        return {"total": total, "spectral": spectral, "mel": mel, "colour": colour}
+        errors = (found - wanted).square().mean(dim=1) / (wanted.square().mean(dim=1) + _MIN_POWER)
+        samples = (_lowness(f0s_hz) * errors).mean()
+        total = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour + _SAMPLES_WEIGHT * samples
+        return {"total": total, "spectral": spectral, "mel": mel, "colour": colour, "samples": samples}
 
     def _distance(self, found: torch.Tensor, wanted: torch.Tensor, length: int) -> torch.Tensor:
         """Spectral convergence, which the loud parts decide, and the distance of logarithms, which the soft ones do."""
@@ -59,6 +121,11 @@ class WaveLoss(nn.Module):
         window = self.get_buffer(f"window_{length}")
         spectrum = torch.stft(wav, length, length // 4, window=window, return_complex=True)
         return (spectrum.real.square() + spectrum.imag.square()).clamp_min(_MAGNITUDE_FLOOR**2).sqrt()
+
+
+def _lowness(f0s_hz: torch.Tensor) -> torch.Tensor:
+    """1 for low voices, 0 for those that are not."""
+    return ((_NOT_LOW_F0_HZ - f0s_hz) / (_NOT_LOW_F0_HZ - _LOW_F0_HZ)).clamp(0, 1)
 
 
 def _colour(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,13 +9,16 @@ from build_engines import synthetic
 from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.codes import SAMPLES_PER_FRAME
 from build_engines.demo_voice.data import Dataset
-from build_engines.demo_voice.prenet import make_vocoder
+from build_engines.demo_voice.prenet import feature_distances, make_vocoder
 from build_engines.demo_voice.settings import Settings
-from build_engines.demo_voice.spectra import LogMel, WaveLoss
+from build_engines.demo_voice.spectra import NUM_PULSES, Features, WaveLoss
 from build_engines.demo_voice.training import Losses, Training, start_from
+from build_engines.networks.speaker_encoder import SpeakerEncoder
 
-# The features stay near the log-mel ones that the wave generator knows, or the two drift apart from what they learnt.
+# The features stay near the true ones that the wave generator knows, or the two drift apart from what they learnt.
 _FEATURE_WEIGHT = 0.5
+# Some of what tells voices apart is too faint to count among all that is heard: a trained ear points it out.
+_VOICE_WEIGHT = 2.0
 # Frames at either end are heard by the networks and not judged: there the codes around a clip are missing.
 _MARGIN_FRAMES = 8
 
@@ -26,8 +29,13 @@ def training(
     device: torch.device,
     prenet: Mapping[str, torch.Tensor],
     wave: Mapping[str, torch.Tensor],
+    speaker: Mapping[str, torch.Tensor],
 ) -> Training:
-    """The whole vocoder's training, from the states of its two trained halves."""
+    """The whole vocoder's training, from the states of its two trained halves.
+
+    Args:
+        speaker: the state of the trained speaker encoder, who listens whether it is still the same voice.
+    """
     config = synthetic.bicodec_config(settings.size)
     budget = settings.vocoder
     vocoder = make_vocoder(data, settings, device)
@@ -35,16 +43,26 @@ def training(
     for name, part in (("quantizer", vocoder.quantizer), ("speaker", vocoder.speaker), ("prenet", vocoder.prenet)):
         prefix = f"{name}."
         start_from(part, {key.removeprefix(prefix): value for key, value in prenet.items() if key.startswith(prefix)})
-    log_mel, distance = LogMel(config["mel_params"]).to(device), WaveLoss(config["mel_params"]).to(device)
+    features, distance = Features(config["mel_params"]).to(device), WaveLoss(config["mel_params"]).to(device)
+    listener = SpeakerEncoder(config)
+    start_from(listener, speaker)
+    listener.eval().requires_grad_(False).to(device)
     judged = slice(_MARGIN_FRAMES * SAMPLES_PER_FRAME, -_MARGIN_FRAMES * SAMPLES_PER_FRAME)
 
     def losses(random: np.random.Generator) -> Losses:
         num_frames = budget.num_frames + 2 * _MARGIN_FRAMES
         clips = draw_clips(data, budget.batch_size, num_frames, random, device)
-        features = vocoder.features(clips.global_tokens, clips.semantic_tokens)
-        found = distance(vocoder.decoder(features.transpose(1, 2))[:, judged], clips.samples[:, judged])
-        feature = (features - log_mel(clips.samples)).abs().mean()
-        return {**found, "total": found["total"] + _FEATURE_WEIGHT * feature, "feature": feature}
+        true = features(clips.samples, clips.f0s_hz)
+        found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
+        # no code tells where the true pulses lie, and to be judged beside the clip it has to be that
+        given = torch.cat([found[..., :-NUM_PULSES], true[..., -NUM_PULSES:]], dim=2)
+        said, wanted = vocoder.decoder(given.transpose(1, 2))[:, judged], clips.samples[:, judged]
+        waves = distance(said, wanted, clips.f0s_hz)
+        heard = [listener.speaker_encoder(listener.mel(samples)).mean(dim=2) for samples in (said, wanted)]
+        voice = (heard[0] - heard[1]).abs().mean()
+        feature = feature_distances(found, features(clips.samples, clips.f0s_hz, clips.ages))
+        total = waves["total"] + _FEATURE_WEIGHT * feature["total"] + _VOICE_WEIGHT * voice
+        return {**waves, "total": total, "feature": feature["mel"], "pulses": feature["pulses"], "voice": voice}
 
     parameters = [parameter for parameter in vocoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, budget.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""Part `wave`: the wave generator alone, from true log-mel features to samples."""
+"""Part `wave`: the wave generator alone, from true features to samples."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from build_engines import synthetic
 from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
-from build_engines.demo_voice.spectra import LogMel, WaveLoss
+from build_engines.demo_voice.spectra import Features, WaveLoss
 from build_engines.demo_voice.training import Losses, Training
 from build_engines.networks.wave_generator import WaveGenerator
 
@@ -18,11 +18,12 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     budget = settings.wave
     torch.manual_seed(settings.seed)
     generator = WaveGenerator(config["decoder"]).to(device)
-    log_mel, distance = LogMel(config["mel_params"]).to(device), WaveLoss(config["mel_params"]).to(device)
+    features, distance = Features(config["mel_params"]).to(device), WaveLoss(config["mel_params"]).to(device)
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
-        return distance(generator(log_mel(clips.samples).transpose(1, 2)), clips.samples)
+        found = generator(features(clips.samples, clips.f0s_hz).transpose(1, 2))
+        return distance(found, clips.samples, clips.f0s_hz)
 
     optimizer = torch.optim.AdamW(generator.parameters(), budget.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
     return Training(generator, [optimizer], losses)
