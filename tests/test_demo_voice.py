@@ -14,7 +14,7 @@ from build_engines.codec import reference
 from build_engines.demo_voice import __main__ as command_line
 from build_engines.demo_voice import data, measures
 from build_engines.demo_voice.codebook import codebook
-from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, ages_of
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, SemanticCodes
 from build_engines.demo_voice.data import VOICES, Utterance, write_shard
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ, Espeak, EspeakMissing, Mark
 from build_engines.demo_voice.language_model import Examples
@@ -245,8 +245,19 @@ def test_stretched_speech_says_the_same_at_another_pace(trained: Workshop) -> No
 
 
 def test_a_sound_is_as_old_as_its_frames_are_many() -> None:
-    classes = np.array([3, 4, 5, 6, 7, 7, 7, 0, 1, 8, 16, 17, 16])  # eight ages each; the first began before
-    np.testing.assert_array_equal(ages_of(classes), [0, 1, 2, 3, 4, 5, 6, 0, 1, 0, 0, 1, 0])
+    codes = SemanticCodes(("a", "b"))  # of eight ages each; a pause of 32 follows them
+    sounds = [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 0, 1, 8, 9, 0, 0]
+    pause = [*range(16, 48), 47, 47]
+    expected = [*range(10), 0, 1, 0, 1, 0, 0]
+    np.testing.assert_array_equal(codes.ages(np.array(sounds + pause + sounds)), [*expected, *range(34), *expected])
+
+
+def test_long_pauses_are_stretched_as_one_sound() -> None:
+    codes = SemanticCodes(("a", "b"))
+    speech = np.array([0, 1, 8, *range(16, 38), 0, 1])
+    slower, frames = codes.stretched(speech, np.full(len(speech), 2.0))
+    np.testing.assert_array_equal(slower, [0, 1, 2, 3, 8, 9, *range(16, 48), *[47] * 12, 0, 1, 2, 3])
+    np.testing.assert_array_equal(frames, np.repeat(np.arange(len(speech)), 2))
 
 
 @pytest.mark.parametrize(("f0_hz", "strength"), [(80.0, 1.0), (107.5, 0.5), (200.0, 0.0)])

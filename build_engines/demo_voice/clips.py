@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, ages_of, global_digits, global_tokens
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, global_digits, global_tokens
 from build_engines.demo_voice.data import Dataset
 
 
@@ -46,7 +46,7 @@ def draw_clips(
         codes = data.classes[index][begin : begin + num_frames]
         missing = 0, num_frames - len(codes)
         classes[row] = np.pad(codes, missing, mode="edge")
-        ages[row] = np.pad(ages_of(data.classes[index])[begin : begin + num_frames], missing, mode="edge")
+        ages[row] = np.pad(data.codes.ages(data.classes[index])[begin : begin + num_frames], missing, mode="edge")
         utterance = data.utterances[index]
         digits.append(global_digits(utterance.voice, utterance.f0_hz))
         voices.append(utterance.voice)

@@ -85,6 +85,11 @@ class SemanticCodes:
         bases = np.array([NUM_AGES * self._index.get(label, len(self.phonemes)) for label in labels])[current]
         return (bases + np.minimum(ages, np.where(is_silent, _NUM_PAUSE_AGES, NUM_AGES) - 1)).astype(np.int16)
 
+    def ages(self, classes: np.ndarray) -> np.ndarray:
+        """How many frames before each one belong to the same sound, int64 [frames]; these count on beyond all ages."""
+        frames = np.arange(len(classes))
+        return frames - np.maximum.accumulate(np.where(self._is_first(classes), frames, 0))
+
     def stretched(self, classes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What is said by classes [frames], slower or faster.
 
@@ -94,7 +99,7 @@ class SemanticCodes:
         Returns:
             The classes [new frames], and for each of them the frame in which the same is said.
         """
-        begins = np.flatnonzero(ages_of(classes) == 0)
+        begins = np.flatnonzero(self._is_first(classes))
         lengths = np.diff([*begins, len(classes)])
         ends = np.round(np.cumsum(lengths * factors[begins])).astype(int)
         new_lengths = np.maximum(np.diff([0, *ends]), 1)
@@ -105,13 +110,9 @@ class SemanticCodes:
         frames = begins[sound] + ages * lengths[sound] // new_lengths[sound]
         return (firsts + np.minimum(ages, last_ages)).astype(classes.dtype), frames
 
-
-def ages_of(classes: np.ndarray) -> np.ndarray:
-    """How many frames before each one, of classes [frames], belong to the same sound: int64, and beyond all ages."""
-    phonemes, ages = np.divmod(classes, NUM_AGES)
-    is_first = np.r_[True, (np.diff(phonemes) != 0) | (np.diff(ages) < 0)]
-    frames = np.arange(len(classes))
-    return frames - np.maximum.accumulate(np.where(is_first, frames, 0))
+    def _is_first(self, classes: np.ndarray) -> np.ndarray:
+        """Whether a sound begins there: the eighth age of a pause, say, begins none."""
+        return (classes % NUM_AGES == 0) & (classes <= NUM_AGES * len(self.phonemes))
 
 
 def is_pause(mark: Mark) -> bool:

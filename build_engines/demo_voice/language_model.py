@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from build_engines import synthetic
 from build_engines.demo_voice import measures
-from build_engines.demo_voice.codes import ages_of, global_digits, global_tokens, used_global_tokens
+from build_engines.demo_voice.codes import global_digits, global_tokens, used_global_tokens
 from build_engines.demo_voice.data import Dataset, Utterance
 from build_engines.demo_voice.listening import Heard
 from build_engines.demo_voice.muon import Muon
@@ -30,7 +30,7 @@ from tritone.voices import TokenVoice
 
 # Shares of the modes. Controlled ones are the only ones that learn to choose a pitch and a voice; clones with a
 # transcript have two things to learn, when to begin anew among them.
-_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.2, 0.2  # the rest: clones with a transcript
+_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.15, 0.15  # the rest: clones with a transcript
 _MODERATE = 2
 _MODERATE_SPEED_VALUES = range(int(measures.SPEED_CUTOFFS[1]), int(measures.SPEED_CUTOFFS[2]) + 1)
 _REFERENCE_HEARD_SHARE = 0.7
@@ -238,7 +238,7 @@ class Examples:
         classes, positions = self._data.classes[index], self._data.text_positions(index)
         if generator.random() >= _ASTRAY_SHARE:
             return (classes, positions), 0
-        begins = np.flatnonzero(ages_of(classes) == 0)
+        begins = np.flatnonzero(self._data.codes.ages(classes) == 0)
         until = begins[generator.integers(len(begins))]
         factor = np.exp(generator.uniform(-_MAX_ASTRAY, _MAX_ASTRAY))
         classes, frames = self._data.codes.stretched(classes, np.where(np.arange(len(classes)) < until, factor, 1.0))
