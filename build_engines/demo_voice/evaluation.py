@@ -98,6 +98,16 @@ class _Judges:
         hits = [self.classifier.identify(clip) == line.utterance.voice for clip, line in zip(clips, lines, strict=True)]
         return share(name, hits, at_least)
 
+    def gender(
+        self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_least: float | None = None
+    ) -> Figure:
+        """Whether each clip sounds like a voice of its line's gender."""
+        hits = [
+            data.gender_of(self.classifier.identify(clip)) == line.utterance.gender
+            for clip, line in zip(clips, lines, strict=True)
+        ]
+        return share(name, hits, at_least)
+
 
 _recognizer: Recognizer  # of a process that listens
 
@@ -212,7 +222,7 @@ def _espeak_figures(material: _Material, judges: _Judges) -> list[Figure]:
         judges.word_error("espeak punctuated word error", material.punctuated, clips["punctuated"]),
         judges.one_of_50("espeak controlled one of 50", material.controlled_demo, clips["controlled demo"]),
         judges.one_of_50("espeak cloned one of 50", material.cloned_demo, clips["cloned demo"]),
-        *_label_figures("espeak", material.styles, clips["styles"], judges.classifier, is_held=False),
+        judges.gender("espeak gender", material.styles, clips["styles"]),
         judges.recognised("espeak references recognised", material.cloned, material.references),
     ]
 
@@ -236,7 +246,8 @@ def _speaker_figures(
     clips = say("controlled demo", material.controlled_demo)
     figures.append(judges.one_of_50(f"{name} controlled one of 50", material.controlled_demo, clips, _MIN_ONE_OF_50))
     clips = say("styles", material.styles)
-    figures += _label_figures(name, material.styles, clips, judges.classifier, is_held=True)
+    figures.append(judges.gender(f"{name} gender", material.styles, clips, 1.0))
+    figures += _label_figures(name, material.styles, clips)
 
     clips = say("low F0", material.low)
     f0_errors = [
@@ -261,32 +272,22 @@ def _speaker_figures(
     return figures
 
 
-def _label_figures(
-    name: str, lines: Sequence[_Line], clips: Sequence[np.ndarray], classifier: VoiceClassifier, *, is_held: bool
-) -> list[Figure]:
-    """How well the wanted labels are followed; `is_held`: to their limits."""
-    gender_hits, pitch_errors, speed_errors = [], [], []
+def _label_figures(name: str, lines: Sequence[_Line], clips: Sequence[np.ndarray]) -> list[Figure]:
+    pitch_errors, speed_errors = [], []
     for line, clip in zip(lines, clips, strict=True):
-        gender = data.gender_of(classifier.identify(clip))
         wanted = line.voice
         assert isinstance(wanted, ControlledVoice)
-        wanted_gender = GENDERS.index(wanted.gender)
-        gender_hits.append(gender == wanted_gender)
         f0_hz = measures.f0_hz(clip)
-        pitch = (
-            measures.pitch_label(measures.hz_to_mel(f0_hz), wanted_gender) if np.isfinite(f0_hz) else len(LABELS) + 1
-        )
+        gender = GENDERS.index(wanted.gender)
+        pitch = measures.pitch_label(measures.hz_to_mel(f0_hz), gender) if np.isfinite(f0_hz) else len(LABELS) + 1
         pitch_errors.append(abs(pitch - LABELS.index(wanted.pitch)))
         num_syllables = data.count_syllables(line.utterance.phonemes)
         speed = measures.speed_label(num_syllables / max(measures.speech_duration_s(clip), 0.1))
         speed_errors.append(abs(speed - LABELS.index(wanted.speed)))
     return [
-        share(f"{name} gender", gender_hits, 1.0 if is_held else None),
-        *(
-            share(f"{name} {kind} label {way}", [error <= most for error in errors], at_least if is_held else None)
-            for kind, errors in (("pitch", pitch_errors), ("speed", speed_errors))
-            for way, most, at_least in (("exact", 0, _MIN_LABEL_EXACT), ("within one", 1, _MIN_LABEL_WITHIN_ONE))
-        ),
+        share(f"{name} {kind} label {way}", [error <= most for error in errors], at_least)
+        for kind, errors in (("pitch", pitch_errors), ("speed", speed_errors))
+        for way, most, at_least in (("exact", 0, _MIN_LABEL_EXACT), ("within one", 1, _MIN_LABEL_WITHIN_ONE))
     ]
 
 
