@@ -75,6 +75,6 @@ def _clones() -> list[Line]:
     with_transcript = ReferenceVoice.from_file(REFERENCE_WAV, REFERENCE_TRANSCRIPT)
     timbre_alone = ReferenceVoice.from_file(REFERENCE_WAV)
     return [
-        Line("cloned", "the student can hear the teacher", timbre_alone, "cloned: timbre alone"),
-        Line("cloned-with-transcript", "the dog is inside the house", with_transcript, "cloned with transcript"),
+        Line("cloned", "the dog is inside the house", timbre_alone, "cloned: timbre alone"),
+        Line("cloned-with-transcript", "the student can hear the teacher", with_transcript, "cloned with transcript"),
     ]
