@@ -198,9 +198,9 @@ def _tokens(checkpoint: Checkpoint, batch_size: int, length: int, generator: np.
     num_semantic_codes = checkpoint.bicodec["quantizer"]["codebook_size"]
     clips = _speech_like(checkpoint, batch_size, checkpoint.num_reference_samples, generator)
     with torch.inference_mode():
-        voices = SpeakerEncoder.from_checkpoint(checkpoint)(torch.from_numpy(clips)).numpy()
+        voices = reference(checkpoint, "speaker_encoder")(torch.from_numpy(clips)).numpy()
     return {
-        "global_tokens": voices.astype(np.int32),
+        "global_tokens": voices,
         "semantic_tokens": generator.integers(num_semantic_codes, size=(batch_size, length), dtype=np.int32),
     }
 

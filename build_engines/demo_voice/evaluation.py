@@ -74,7 +74,7 @@ class _Judges:
             speed = int(generator.integers(len(LABELS)))
             samples = data.speak(fresh_sentence(generator), int(voice), int(pitch), speed, generator)[1]
             clips.append(data.to_float(samples))
-        self.classifier = VoiceClassifier(clips, voices, pitches)
+        self._classifier = VoiceClassifier(clips, voices, pitches)
 
     def word_error(
         self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_most: float | None = None
@@ -95,7 +95,9 @@ class _Judges:
         self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_least: float | None = None
     ) -> Figure:
         """Whether each clip sounds like the voice of its line's reference."""
-        hits = [self.classifier.identify(clip) == line.utterance.voice for clip, line in zip(clips, lines, strict=True)]
+        hits = [
+            self._classifier.identify(clip) == line.utterance.voice for clip, line in zip(clips, lines, strict=True)
+        ]
         return share(name, hits, at_least)
 
     def gender(
@@ -103,7 +105,7 @@ class _Judges:
     ) -> Figure:
         """Whether each clip sounds like a voice of its line's gender."""
         hits = [
-            data.gender_of(self.classifier.identify(clip)) == line.utterance.gender
+            data.gender_of(self._classifier.identify(clip)) == line.utterance.gender
             for clip, line in zip(clips, lines, strict=True)
         ]
         return share(name, hits, at_least)

@@ -23,7 +23,6 @@ _MAX_PULSE_WINDOW = 1024  # samples: four periods of 63 Hz
 _PULSE_PERIODS = 4
 _VOICED_AMPLITUDE = 0.1  # of a voiced frame's, what its fundamental has at least
 NUM_PULSES = 8
-_MIN_AMPLITUDE = 1e-6
 
 
 class LogMel(nn.Module):
@@ -46,6 +45,8 @@ class Features(nn.Module):
     pulses at less than 95 Hz.
     """
 
+    moments_s: torch.Tensor
+
     def __init__(self, mel_params: Config) -> None:
         super().__init__()
         self.log_mel = LogMel(mel_params)
@@ -58,16 +59,19 @@ class Features(nn.Module):
 
         These can be told from codes and F0, unlike the true ones, which go on from sound to sound.
         """
+        return torch.cat([self.log_mel(wav)[..., :-NUM_PULSES], self.pulses(wav, f0s_hz, ages)], dim=2)
+
+    def pulses(self, wav: torch.Tensor, f0s_hz: torch.Tensor, ages: torch.Tensor | None = None) -> torch.Tensor:
+        """The last features alone, [batch, frames, `NUM_PULSES`]."""
         f0s_hz = f0s_hz.unsqueeze(1)
-        cosine, sine = self._fundamental(wav, f0s_hz)
-        strength, phase = (cosine.square() + sine.square()).sqrt(), torch.atan2(sine, cosine)
+        strength, phase = self._fundamental(wav, f0s_hz)
         if ages is not None:
             phase = 2 * math.pi * f0s_hz * ages * self.hop_length / self.sample_rate_hz
-        angles = phase.unsqueeze(2) + 2 * math.pi * f0s_hz.unsqueeze(2) * self.get_buffer("moments_s")
-        return torch.cat([self.log_mel(wav)[..., :-NUM_PULSES], strength.unsqueeze(2) * angles.cos()], dim=2)
+        angles = phase.unsqueeze(2) + 2 * math.pi * f0s_hz.unsqueeze(2) * self.moments_s
+        return strength.unsqueeze(2) * angles.cos()
 
     def _fundamental(self, wav: torch.Tensor, f0s_hz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine [batch, frames] of its phase at the first sample of each frame, shorter where it is faint."""
+        """Its amplitude, 1 where a low voice is heard, and its phase at each frame's first sample: [batch, frames]."""
         half = _MAX_PULSE_WINDOW // 2
         frames = functional.pad(wav, (half, half)).unfold(1, _MAX_PULSE_WINDOW, self.hop_length)[:, :-1]
         periods = f0s_hz * torch.arange(-half, half, device=wav.device) / self.sample_rate_hz
@@ -80,10 +84,9 @@ class Features(nn.Module):
             for basis in (torch.cos(2 * math.pi * periods), -torch.sin(2 * math.pi * periods))
         )
         loudness = torch.einsum("bfn,bn->bf", frames.square(), window).sqrt()
-        length = (cosine.square() + sine.square()).sqrt().clamp_min(_MIN_AMPLITUDE)
-        voiced = (2**0.5 * length / (_VOICED_AMPLITUDE * loudness + _MAGNITUDE_FLOOR)).clamp_max(1)
-        strength = _lowness(f0s_hz) * voiced / length
-        return strength * cosine, strength * sine
+        amplitude = 2**0.5 * (cosine.square() + sine.square()).sqrt()
+        voiced = (amplitude / (_VOICED_AMPLITUDE * loudness + _MAGNITUDE_FLOOR)).clamp_max(1)
+        return _lowness(f0s_hz) * voiced, torch.atan2(sine, cosine)
 
 
 class WaveLoss(nn.Module):

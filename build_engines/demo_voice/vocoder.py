@@ -52,10 +52,9 @@ def training(
     def losses(random: np.random.Generator) -> Losses:
         num_frames = budget.num_frames + 2 * _MARGIN_FRAMES
         clips = draw_clips(data, budget.batch_size, num_frames, random, device)
-        true = features(clips.samples, clips.f0s_hz)
         found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
         # no code tells where the true pulses lie, and to be judged beside the clip it has to be that
-        given = torch.cat([found[..., :-NUM_PULSES], true[..., -NUM_PULSES:]], dim=2)
+        given = torch.cat([found[..., :-NUM_PULSES], features.pulses(clips.samples, clips.f0s_hz)], dim=2)
         said, wanted = vocoder.decoder(given.transpose(1, 2))[:, judged], clips.samples[:, judged]
         waves = distance(said, wanted, clips.f0s_hz)
         heard = [listener.speaker_encoder(listener.mel(samples)).mean(dim=2) for samples in (said, wanted)]
