@@ -85,12 +85,33 @@ def test_a_figure_that_is_not_a_number_is_missed() -> None:
 
 
 def test_what_the_server_loses_has_the_right_sign_for_errors_and_for_hits() -> None:
-    served = [Figure("error", 0.25, 0.2, 0.3, at_most=0.3), Figure("hits", 0.90, 0.8, 0.95, at_least=0.95)]
-    pytorch = [Figure("error", 0.20, 0.1, 0.3, at_most=0.3), Figure("hits", 0.89, 0.8, 0.95, at_least=0.95)]
-    error, hits = _compared(served, pytorch)
+    served = [Figure("error", 0.25, 0.24, 0.26, at_most=0.3), Figure("hits", 0.90, 0.8, 0.95, at_least=0.95)]
+    pytorch = [Figure("error", 0.20, 0.19, 0.21, at_most=0.3), Figure("hits", 0.89, 0.8, 0.95, at_least=0.95)]
+    error, hits, on_average = _compared(served, pytorch)
     assert error.value == pytest.approx(0.05) and error.is_missed
     assert hits.value == pytest.approx(-0.01) and not hits.is_missed
-    assert error.low < error.value < error.high and hits.low < hits.value < hits.high
+    assert on_average.value == pytest.approx(0.02)
+    for figure in (error, hits, on_average):
+        assert figure.low < figure.value < figure.high
+
+
+def test_a_loss_is_missed_where_chance_does_not_explain_it() -> None:
+    def loss(num_better: int, num_worse: int, count: int) -> Figure:
+        better, worse = (share("hits", [True] * num + [False] * (count - num), 0.5) for num in (num_better, num_worse))
+        return _compared([worse], [better])[0]
+
+    assert not loss(95, 89, 100).is_missed
+    assert loss(95, 80, 100).is_missed
+    assert loss(950, 890, 1000).is_missed
+    assert not loss(890, 950, 1000).is_missed
+
+
+def test_many_losses_that_chance_explains_one_by_one_are_missed_on_average() -> None:
+    served, pytorch = ([share("hits", [True] * num + [False] * (100 - num), 0.5)] * 10 for num in (86, 90))
+    *each, on_average = _compared(served, pytorch)
+    assert not any(figure.is_missed for figure in each)
+    assert on_average.value == pytest.approx(0.04) and on_average.is_missed
+    assert on_average.high - on_average.low < each[0].high - each[0].low
 
 
 def test_voices_are_told_apart_by_their_colour_at_each_pitch() -> None:

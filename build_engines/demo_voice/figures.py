@@ -60,3 +60,25 @@ def word_error(name: str, errors: Sequence[int], words: Sequence[int], at_most: 
     rates = all_errors[draws].sum(axis=1) / all_words[draws].sum(axis=1)
     low, high = np.percentile(rates, [2.5, 97.5])
     return Figure(name, float(all_errors.sum() / all_words.sum()), float(low), float(high), at_most=at_most)
+
+
+def difference(name: str, found: Figure, expected: Figure, sign: int, at_most: float) -> Figure:
+    """`sign` times what a figure is above another one, measured apart from it.
+
+    The interval joins theirs in Newcombe's way. `at_most` is widened by its lower half: what chance alone may add.
+    """
+    value = found.value - expected.value
+    ends = (
+        value - float(np.hypot(found.value - found.low, expected.high - expected.value)),
+        value + float(np.hypot(found.high - found.value, expected.value - expected.low)),
+    )
+    low, high = sorted(sign * end for end in ends)
+    return Figure(name, sign * value, low, high, at_most=at_most + sign * value - low)
+
+
+def average(name: str, figures: Sequence[Figure], at_most: float) -> Figure:
+    """The mean of figures measured apart from each other."""
+    values, lows, highs = np.array([(figure.value, figure.low, figure.high) for figure in figures]).T
+    mean = float(values.mean())
+    below, above = (float(np.linalg.norm(halves)) / len(figures) for halves in (values - lows, highs - values))
+    return Figure(name, mean, mean - below, mean + above, at_most=at_most)

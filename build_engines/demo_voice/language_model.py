@@ -46,7 +46,7 @@ _PITCH_WEIGHT = 8.0
 _PITCH_DEVIATION_MEL = 3.0
 # A label is learnt from what keeps away from its borders, where the ear or a measure may hear the next one.
 _LABEL_MARGIN_MEL = 5.0
-_LABEL_MARGIN_SPEED = 0.2
+_LABEL_MARGIN_SPEED = 0.25
 
 # Of a made-up voice's tokens: a given pitch changes one or two of 32, too little beside the speech to be learnt soon.
 _VOICE_WEIGHT = 8.0
