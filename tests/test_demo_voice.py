@@ -277,6 +277,18 @@ def test_the_pulses_of_a_low_voice_are_counted_as_they_are_heard(f0_hz: float, s
     np.testing.assert_allclose(heard[:, -NUM_PULSES:].numpy(), expected, atol=0.02)
 
 
+def test_tint_is_what_the_colours_of_all_clips_have_too_much_of() -> None:
+    distance = WaveLoss(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
+    wanted = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 8000), scale=0.1).astype(np.float32))
+    f0s_hz = torch.full([2], 200.0)
+    softer, softer_and_louder = (
+        distance(wanted * torch.tensor(gains).unsqueeze(1), wanted, f0s_hz) for gains in ((0.5, 0.5), (0.5, 2.0))
+    )
+    assert softer["tint"].item() == pytest.approx(softer["colour"].item(), rel=0.01)
+    assert softer_and_louder["colour"].item() == pytest.approx(softer["colour"].item(), rel=0.01)
+    assert softer_and_louder["tint"] < 0.01 * softer["tint"]
+
+
 def test_only_low_voices_are_compared_sample_by_sample() -> None:
     waves = torch.sin(torch.arange(16 * SAMPLES_PER_FRAME) / 20)[None].repeat(2, 1)
     distance = WaveLoss(synthetic.bicodec_config(SETTINGS.size)["mel_params"])

@@ -5,7 +5,7 @@ something only beside espeak's.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -95,20 +95,18 @@ class _Judges:
         self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_least: float | None = None
     ) -> Figure:
         """Whether each clip sounds like the voice of its line's reference."""
-        hits = [
-            self._classifier.identify(clip) == line.utterance.voice for clip, line in zip(clips, lines, strict=True)
-        ]
-        return share(name, hits, at_least)
+        pairs = zip(self._voices(clips), lines, strict=True)
+        return share(name, [voice == line.utterance.voice for voice, line in pairs], at_least)
 
     def gender(
         self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_least: float | None = None
     ) -> Figure:
         """Whether each clip sounds like a voice of its line's gender."""
-        hits = [
-            data.gender_of(self._classifier.identify(clip)) == line.utterance.gender
-            for clip, line in zip(clips, lines, strict=True)
-        ]
-        return share(name, hits, at_least)
+        pairs = zip(self._voices(clips), lines, strict=True)
+        return share(name, [data.gender_of(voice) == line.utterance.gender for voice, line in pairs], at_least)
+
+    def _voices(self, clips: Iterable[np.ndarray]) -> Iterator[int]:
+        return map(self._classifier.identify, clips)
 
 
 _recognizer: Recognizer  # of a process that listens

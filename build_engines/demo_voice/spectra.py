@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from build_engines.layout import Config
-from build_engines.networks.mel import MelSpectrogram
+from build_engines.networks.mel import MelSpectrogram, mel_filters
 
 # What lies 80 dB below the loudest is not heard, and nothing is spent on it.
 _MEL_FLOOR, _MAGNITUDE_FLOOR = 3e-4, 1e-2
@@ -16,7 +16,10 @@ _MEAN, _DEVIATION = -5.5, 2.5
 _RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths of 16 to 128 ms: pulses, and the harmonics of 80 Hz
 _MIN_VARIANCE = 1e-4  # keeps the gradient of the square root finite in silence
 _MIN_POWER = 1e-4  # of a clip: nearly silent ones do not count for more
-_MEL_WEIGHT, _COLOUR_WEIGHT, _SAMPLES_WEIGHT = 2.0, 2.0, 2.0
+_MEL_WEIGHT, _COLOUR_WEIGHT, _TINT_WEIGHT, _SAMPLES_WEIGHT = 2.0, 4.0, 12.0, 2.0
+_COLOUR_WINDOW, _NUM_COLOUR_BANDS = 512, 40
+_COLOUR_DEVIATION = 5.0  # of the logarithm of a power, for about deviation 1 of that of its root
+_AUDIBLE = 0.02  # of the loudest frame's power: a voice's colour is heard in such frames
 # A voice is low up to the first and not at all from the second on: there the mels of neighbouring frames tell its F0.
 _LOW_F0_HZ, _NOT_LOW_F0_HZ = 100.0, 115.0
 _MAX_PULSE_WINDOW = 1024  # samples: four periods of 63 Hz
@@ -90,16 +93,24 @@ class Features(nn.Module):
 
 
 class WaveLoss(nn.Module):
-    """How far samples [batch, n] are from others by ear: spectra at all resolutions, the mel features, their colour.
+    """How far samples [batch, n] are from others by ear: spectra at all resolutions, the mel features, the colour.
 
-    Colour is the mean over a clip and the deviation from it, which tell one voice from another: errors that are small
-    in every frame but all on one side add up in them, and what is blurred deviates too little. Low voices, whose pulses
-    are given, are compared sample by sample too: by spectra alone no generator found out of making noise of them.
+    Colour is the mean power of each band over a clip's audible frames and the deviation from it, which tell one voice
+    from another: errors that are small in every frame but all on one side add up in them, and what is blurred deviates
+    too little. Tint is what the colours of all clips have too much of: what cannot be foretold, such as noise and where
+    between two pulses something lies, is best guessed with too little power, in every voice alike.
+    Low voices, whose pulses are given, are compared sample by sample too: by spectra alone no generator found out of
+    making noise of them.
     """
+
+    bands: torch.Tensor
 
     def __init__(self, mel_params: Config) -> None:
         super().__init__()
         self.log_mel = LogMel(mel_params)
+        rate_hz = mel_params["sample_rate"]
+        filters = mel_filters(rate_hz, _COLOUR_WINDOW, _NUM_COLOUR_BANDS, mel_params["mel_fmin"], rate_hz / 2)
+        self.register_buffer("bands", filters / filters.sum(dim=1, keepdim=True), persistent=False)
         for length in _RESOLUTIONS:
             self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
 
@@ -108,17 +119,31 @@ class WaveLoss(nn.Module):
         spectral = torch.stack([self._distance(found, wanted, length) for length in _RESOLUTIONS]).mean()
         features = self.log_mel(found), self.log_mel(wanted)
         mel = (features[0] - features[1]).abs().mean()
-        colour = sum((a - b).abs().mean() for a, b in zip(*map(_colour, features), strict=True))
+        powers = [self._magnitudes(each, _COLOUR_WINDOW).square() for each in (found, wanted)]
+        loudness = powers[1].sum(dim=1)
+        audible = (loudness >= _AUDIBLE * loudness.amax(dim=1, keepdim=True)).float()
+        found_colour, wanted_colour = (self._colour(each, audible) for each in powers)
+        colour = (found_colour - wanted_colour).abs().mean()
+        tint = (found_colour - wanted_colour).mean(dim=0).abs().mean()
         errors = (found - wanted).square().mean(dim=1) / (wanted.square().mean(dim=1) + _MIN_POWER)
         samples = (_lowness(f0s_hz) * errors).mean()
-        total = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour + _SAMPLES_WEIGHT * samples
-        return {"total": total, "spectral": spectral, "mel": mel, "colour": colour, "samples": samples}
+        by_ear = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour + _TINT_WEIGHT * tint
+        total = by_ear + _SAMPLES_WEIGHT * samples
+        return {"total": total, "spectral": spectral, "mel": mel, "colour": colour, "tint": tint, "samples": samples}
 
     def _distance(self, found: torch.Tensor, wanted: torch.Tensor, length: int) -> torch.Tensor:
         """Spectral convergence, which the loud parts decide, and the distance of logarithms, which the soft ones do."""
         a, b = self._magnitudes(found, length), self._magnitudes(wanted, length)
         convergence = torch.linalg.vector_norm(b - a) / torch.linalg.vector_norm(b).clamp_min(1e-4)
         return convergence + (a.log() - b.log()).abs().mean()
+
+    def _colour(self, powers: torch.Tensor, audible: torch.Tensor) -> torch.Tensor:
+        """Of [batch, frequencies, frames] over the `audible` frames [batch, frames]: [batch, 2 * bands]."""
+        weights = (audible / audible.sum(dim=1, keepdim=True)).unsqueeze(1)
+        features = torch.matmul(self.bands, powers).log() / _COLOUR_DEVIATION
+        means = (weights * features).sum(dim=2, keepdim=True)
+        variances = (weights * (features - means).square()).sum(dim=2)
+        return torch.cat([means[:, :, 0], (variances + _MIN_VARIANCE).sqrt()], dim=1)
 
     def _magnitudes(self, wav: torch.Tensor, length: int) -> torch.Tensor:
         window = self.get_buffer(f"window_{length}")
@@ -129,9 +154,3 @@ class WaveLoss(nn.Module):
 def _lowness(f0s_hz: torch.Tensor) -> torch.Tensor:
     """1 for low voices, 0 for those that are not."""
     return ((_NOT_LOW_F0_HZ - f0s_hz) / (_NOT_LOW_F0_HZ - _LOW_F0_HZ)).clamp(0, 1)
-
-
-def _colour(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation over the frames of [batch, frames, mels]."""
-    variances, means = torch.var_mean(features, dim=1)
-    return means, (variances + _MIN_VARIANCE).sqrt()
