@@ -197,9 +197,10 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         expected = np.where(is_controlled & (np.arange(says.sum()) < num_astray + 40), 4, 1)
         assert (example.weights[says] == np.where(np.arange(says.sum()) < num_astray, 0, expected)).all()
         assert is_controlled or num_astray == 0
-        has_pace = np.flatnonzero(~np.isnan(example.pace))
-        assert has_pace.size == 0 or is_controlled
-        assert not is_controlled or has_pace[0] == np.flatnonzero(says)[0] + num_astray - 1
+        has_rate, has_syllables = (np.flatnonzero(~np.isnan(column)) for column in example.pace.T)
+        assert has_rate.size == 0 or is_controlled
+        assert not is_controlled or has_rate[0] == np.flatnonzero(says)[0] + num_astray - 1
+        assert has_syllables[0] == np.flatnonzero(says)[0] - 1
         assert example.weights[-1] == 1
         assert not example.weights[: list(example.ids).index(t.end_content) + 1].any()
         text_end = list(example.ids).index(t.end_content)
@@ -229,6 +230,20 @@ def test_a_code_is_nearest_to_the_next_ages_of_its_own_phoneme_and_far_from_the_
     assert (phonemes[nearest] == phonemes).all() and (np.abs(ages[nearest] - ages) == 1).all()
     unused = np.setdiff1d(np.arange(len(directions)), codes.codes)
     assert (directions[unused] @ used.T).max() < 0
+
+
+def test_references_have_the_voice_and_the_pace_of_what_is_said(trained: Workshop) -> None:
+    examples = Examples(trained.data, {}, trained.prompts, max_tokens=400)
+    generator = np.random.default_rng(0)
+    utterances = trained.data.utterances
+    for index, utterance in enumerate(utterances):
+        reference = utterances[examples._reference(index, same_pace=True, generator=generator)]
+        assert reference.voice == utterance.voice
+        assert reference.f0_hz == pytest.approx(utterance.f0_hz, rel=0.03)
+        assert reference.syllables_per_s == pytest.approx(utterance.syllables_per_s, rel=0.1)
+        is_calm = utterance.speed_label in (1, 2, 3)
+        assert (examples._clone(index, with_transcript=False, generator=generator) is not None) == is_calm
+        assert examples._clone(index, with_transcript=True, generator=generator) is not None
 
 
 def test_stretched_speech_says_the_same_at_another_pace(trained: Workshop) -> None:

@@ -36,7 +36,7 @@ _MAX_SERVER_LOSS = 0.02  # a figure through the engines against the same one wit
 
 _SEED = 2**31 - 1  # no utterance of the training data has its texts drawn with it
 _NUM_LANGUAGE_MODEL_TEXTS = 20_000
-_CLASSIFIER_CLIPS = 20  # of each voice at each pitch
+_CLASSIFIER_CLIPS = 40  # of each voice at each pitch
 
 
 @dataclass(frozen=True)

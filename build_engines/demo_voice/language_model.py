@@ -29,12 +29,14 @@ from tritone.spark_tts.tokens import SpeechTokens
 from tritone.voices import TokenVoice
 
 # Shares of the modes. Controlled ones are the only ones that learn to choose a pitch and a voice; clones with a
-# transcript have two things to learn, when to begin anew among them.
-_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.15, 0.15  # the rest: clones with a transcript
+# transcript have two things to learn, when to begin anew among them. Of those without, two in five are drawn again.
+_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.15, 0.2  # the rest: clones with a transcript
 _MODERATE = 2
 _MODERATE_SPEED_VALUES = range(int(measures.SPEED_CUTOFFS[1]), int(measures.SPEED_CUTOFFS[2]) + 1)
 _REFERENCE_HEARD_SHARE = 0.7
 _SAME_F0 = 0.03  # two utterances of a voice whose F0 differs by less have one timbre
+_SAME_PACE = 0.1  # of syllables per second: a clone with a transcript goes on at the reference's pace
+_CALM_SPEEDS = (1, 2, 3)  # labels at which a clone speaks whose reference tells no pace
 _SEPARATORS = ("", "", " ")  # between transcript and text, which the published prompt joins without one
 
 # Without attention to the right letters it babbles; see the design notes.
@@ -54,14 +56,15 @@ _VOICE_WEIGHT = 8.0
 _PACE_WEIGHT, _PACE_TOKENS = 4.0, 40
 
 # How fast syllables come depends on the words as much as on the rate: what rate makes the wanted pace of these words is
-# not found out of the tokens alone. A linear function of the first hidden states, `pace`, must tell it; it is not part
-# of the checkpoint.
+# not found out of the tokens alone. A linear function of the first hidden states, `pace`, must tell how many syllables
+# a rate makes of the words and, where a pace is wanted, the rate; it is not part of the checkpoint.
 LM_HINTS = ("pace.weight", "pace.bias")
 _PACE_HINT_WEIGHT, _PACE_HINT_TOKENS = 2.0, 12
 # Of true tokens alone it learns to go on at the pace so far, and by chance drifts away from the wanted one: where the
 # beginning has another pace, it learns to come back.
 _ASTRAY_SHARE, _MAX_ASTRAY = 0.6, 0.5  # the logarithm of how much longer or shorter everything lasts
 _MIDDLE_RATE, _RATE_DEVIATION = 150.0, 0.35  # words per minute; of the logarithm
+_MIDDLE_SYLLABLES, _SYLLABLES_DEVIATION = 1.5, 0.17  # per word that the rate counts; of the logarithm
 
 _ADAM_LEARNING_RATE_SHARE = 0.15  # of Muon's, for embeddings, norms and biases
 
@@ -111,7 +114,8 @@ class Example:
         weights: of each token's loss, float32 [n]: 0 for what is given.
         characters: for the tokens that say a character, its position in `ids`, else -1; int64 [n].
         pitch_at: where the pitch value is, -1 if there is none to learn.
-        pace: the logarithm of how fast it is spoken, where a wanted pace has to be kept in mind, else NaN; float32 [n].
+        pace: where a pace has to be found, the logarithms of the rate and of the syllables that it makes, else NaN;
+            float32 [n, 2].
     """
 
     ids: np.ndarray
@@ -149,7 +153,7 @@ class Examples:
                 example = self._controlled(index, generator, gives_pitch=gives_pitch, gives_speed=gives_speed)
             else:
                 with_transcript = share >= _CONTROLLED_SHARE + _FINE_SHARE + _CLONE_SHARE
-                example = self._clone(index, self._reference(index, generator), with_transcript, generator)
+                example = self._clone(index, with_transcript, generator)
             if example is None:
                 continue
             if is_voice:
@@ -175,12 +179,17 @@ class Examples:
             batch.append(example)
             room -= len(example.ids)
 
-    def _reference(self, index: int, generator: np.random.Generator) -> int:
-        """An utterance, maybe itself, of the same voice at the same F0."""
+    def _reference(self, index: int, same_pace: bool, generator: np.random.Generator) -> int:
+        """An utterance, maybe itself, of the same voice at the same F0, and maybe the same pace."""
         utterance = self._data.utterances[index]
         f0s_hz = self._f0s_hz[utterance.voice]
         low, high = np.searchsorted(f0s_hz, [utterance.f0_hz * (1 - _SAME_F0), utterance.f0_hz * (1 + _SAME_F0)])
         candidates = self._alike[utterance.voice][low : max(high, low + 1)]
+        if same_pace:
+            pace = utterance.syllables_per_s
+            paces = (self._data.utterances[candidate].syllables_per_s for candidate in candidates)
+            is_same = [abs(other / pace - 1) < _SAME_PACE for other in paces]
+            candidates = [candidate for candidate, same in zip(candidates, is_same, strict=True) if same]
         heard = [candidate for candidate in candidates if candidate in self._heard]
         if heard and generator.random() < _REFERENCE_HEARD_SHARE:
             candidates = heard
@@ -229,8 +238,8 @@ class Examples:
         example.weights[said:-1][:_PACE_TOKENS] = _PACE_WEIGHT
         if gives_speed:
             example.weights[speed_at] = 0
-        rate = utterance.words_per_minute * utterance.shift
-        example.pace[said - 1 :][:_PACE_HINT_TOKENS] = np.log(rate / _MIDDLE_RATE) / _RATE_DEVIATION
+        rate = np.log(_words_per_minute(utterance) / _MIDDLE_RATE) / _RATE_DEVIATION
+        example.pace[said - 1 :][:_PACE_HINT_TOKENS, 0] = rate
         return dataclasses.replace(example, pitch_at=-1 if gives_pitch else pitch_at)
 
     def _astray(self, index: int, generator: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], int]:
@@ -244,8 +253,13 @@ class Examples:
         classes, frames = self._data.codes.stretched(classes, np.where(np.arange(len(classes)) < until, factor, 1.0))
         return (classes, positions[frames]), int(np.searchsorted(frames, until))
 
-    def _clone(self, index: int, reference: int, with_transcript: bool, generator: np.random.Generator) -> Example:
-        utterance, said = self._data.utterances[index], self._data.utterances[reference]
+    def _clone(self, index: int, with_transcript: bool, generator: np.random.Generator) -> Example | None:
+        """None: it is too slow or too fast for a clone whose reference tells no pace."""
+        utterance = self._data.utterances[index]
+        if not with_transcript and utterance.speed_label not in _CALM_SPEEDS:
+            return None
+        reference = self._reference(index, with_transcript, generator)
+        said = self._data.utterances[reference]
         if reference in self._heard:
             voice, heard = self._heard[reference]
         else:
@@ -277,7 +291,11 @@ class Examples:
         characters = np.full(len(ids), -1)
         first = len(given) + len(follows)
         characters[first : first + len(speech_ids)] = text_begin + np.round(positions)
-        return Example(ids, weights, characters, -1, np.full(len(ids), np.nan, np.float32))
+        pace = np.full((len(ids), 2), np.nan, np.float32)
+        utterance = self._data.utterances[index]
+        syllables = 60 * utterance.syllables_per_s / _words_per_minute(utterance)
+        pace[first - 1 :][:_PACE_HINT_TOKENS, 1] = np.log(syllables / _MIDDLE_SYLLABLES) / _SYLLABLES_DEVIATION
+        return Example(ids, weights, characters, -1, pace)
 
 
 def model_config(settings: Settings) -> Config:
@@ -306,7 +324,7 @@ def training(
     """
     torch.manual_seed(settings.seed)
     model = Qwen2(model_config(settings), vocabulary.num_rows)
-    model.pace = pace = nn.Linear(settings.size.lm_hidden_size, 1)
+    model.pace = pace = nn.Linear(settings.size.lm_hidden_size, 2)
     if start is None:
         _initialise(model, vocabulary, prompts.tokens)
     else:
@@ -325,9 +343,7 @@ def training(
         hidden, attention = model(ids, lengths, settings.guided_lm_layers)
         paces = torch.from_numpy(np.concatenate([example.pace for example in batch])).to(device)
         is_paced = ~paces.isnan()
-        pace_errors = functional.smooth_l1_loss(
-            pace(hidden[is_paced])[:, 0], paces[is_paced], beta=0.2, reduction="sum"
-        )
+        pace_errors = functional.smooth_l1_loss(pace(hidden)[is_paced], paces[is_paced], beta=0.2, reduction="sum")
         pace_loss = pace_errors / is_paced.sum().clamp_min(1)
         before, wanted, weights = hidden[:-1], ids[1:], weights[1:]  # a sequence's first token is always given
 
@@ -406,6 +422,11 @@ def _initialise(model: Qwen2, vocabulary: CompactVocabulary, tokens: SpeechToken
 
 def _true_global_tokens(utterance: Utterance) -> np.ndarray:
     return global_tokens(global_digits(utterance.voice, utterance.f0_hz))
+
+
+def _words_per_minute(utterance: Utterance) -> float:
+    """As it is heard, after it was played faster."""
+    return utterance.words_per_minute * utterance.shift
 
 
 def _distance(cutoffs: Sequence[float], value: float) -> float:

@@ -65,7 +65,7 @@ class Settings:
     wave: Budget = field(default_factory=lambda: Budget(5_000, 8, 32, 8e-4))
     prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
     # Both halves together: the wave generator learns to make up for what the prenet blurs.
-    vocoder: Budget = field(default_factory=lambda: Budget(3_600, 8, 32, 2e-4))
+    vocoder: Budget = field(default_factory=lambda: Budget(4_000, 8, 32, 2e-4))
     # Who speaks is learnt between the 100th and the 500th step, but of the tokens a quarter were still wrong at the
     # 600th, and a twentieth at the 1,500th.
     speaker: Budget = field(default_factory=lambda: Budget(1_500, 24, 60, 1e-3))
@@ -75,7 +75,7 @@ class Settings:
     language_model: Budget = field(default_factory=lambda: Budget(3_200, 5, 640, 2e-2))
     # The same on references as the trained encoders hear them: apart, so that it need not wait for them. Of semantic
     # tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
-    adaptation: Budget = field(default_factory=lambda: Budget(7_000, 5, 640, 1e-2))
+    adaptation: Budget = field(default_factory=lambda: Budget(8_500, 5, 640, 1e-2))
     # Of its sequences end before the speech: in a third of the tokens they teach what a pitch asks of a made-up voice.
     adaptation_voices_share: float = 0.3
 
