@@ -186,10 +186,9 @@ class Examples:
         low, high = np.searchsorted(f0s_hz, [utterance.f0_hz * (1 - _SAME_F0), utterance.f0_hz * (1 + _SAME_F0)])
         candidates = self._alike[utterance.voice][low : max(high, low + 1)]
         if same_pace:
-            pace = utterance.syllables_per_s
-            paces = (self._data.utterances[candidate].syllables_per_s for candidate in candidates)
-            is_same = [abs(other / pace - 1) < _SAME_PACE for other in paces]
-            candidates = [candidate for candidate, same in zip(candidates, is_same, strict=True) if same]
+            paces = {candidate: self._data.utterances[candidate].syllables_per_s for candidate in candidates}
+            wanted = utterance.syllables_per_s
+            candidates = [candidate for candidate, pace in paces.items() if abs(pace / wanted - 1) < _SAME_PACE]
         heard = [candidate for candidate in candidates if candidate in self._heard]
         if heard and generator.random() < _REFERENCE_HEARD_SHARE:
             candidates = heard

@@ -17,7 +17,7 @@ _RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths of 16 to 128 ms: pulses,
 _MIN_VARIANCE = 1e-4  # keeps the gradient of the square root finite in silence
 _MIN_POWER = 1e-4  # of a clip: nearly silent ones do not count for more
 _MEL_WEIGHT, _COLOUR_WEIGHT, _TINT_WEIGHT, _SAMPLES_WEIGHT = 2.0, 12.0, 12.0, 2.0
-_COLOUR_WINDOW, _NUM_COLOUR_BANDS = 512, 40
+_COLOUR_WINDOW, _NUM_COLOUR_BANDS = 512, 40  # the window is one of the resolutions
 _COLOUR_DEVIATION = 5.0  # of the logarithm of a power, for about deviation 1 of that of its root
 _AUDIBLE = 0.02  # of the loudest frame's power: a voice's colour is heard in such frames
 # A voice is low up to the first and not at all from the second on: there the mels of neighbouring frames tell its F0.
@@ -116,26 +116,21 @@ class WaveLoss(nn.Module):
 
     def forward(self, found: torch.Tensor, wanted: torch.Tensor, f0s_hz: torch.Tensor) -> dict[str, torch.Tensor]:
         """Their parts, and the "total" to descend; F0s [batch] in Hz."""
-        spectral = torch.stack([self._distance(found, wanted, length) for length in _RESOLUTIONS]).mean()
-        features = self.log_mel(found), self.log_mel(wanted)
-        mel = (features[0] - features[1]).abs().mean()
-        powers = [self._magnitudes(each, _COLOUR_WINDOW).square() for each in (found, wanted)]
-        loudness = powers[1].sum(dim=1)
+        magnitudes = {
+            length: (self._magnitudes(found, length), self._magnitudes(wanted, length)) for length in _RESOLUTIONS
+        }
+        spectral = torch.stack([_distance(*pair) for pair in magnitudes.values()]).mean()
+        mel = (self.log_mel(found) - self.log_mel(wanted)).abs().mean()
+        found_power, wanted_power = (each.square() for each in magnitudes[_COLOUR_WINDOW])
+        loudness = wanted_power.sum(dim=1)
         audible = (loudness >= _AUDIBLE * loudness.amax(dim=1, keepdim=True)).float()
-        found_colour, wanted_colour = (self._colour(each, audible) for each in powers)
-        colour = (found_colour - wanted_colour).abs().mean()
-        tint = (found_colour - wanted_colour).mean(dim=0).abs().mean()
+        too_much = self._colour(found_power, audible) - self._colour(wanted_power, audible)
+        colour, tint = too_much.abs().mean(), too_much.mean(dim=0).abs().mean()
         errors = (found - wanted).square().mean(dim=1) / (wanted.square().mean(dim=1) + _MIN_POWER)
         samples = (_lowness(f0s_hz) * errors).mean()
         by_ear = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour + _TINT_WEIGHT * tint
         total = by_ear + _SAMPLES_WEIGHT * samples
         return {"total": total, "spectral": spectral, "mel": mel, "colour": colour, "tint": tint, "samples": samples}
-
-    def _distance(self, found: torch.Tensor, wanted: torch.Tensor, length: int) -> torch.Tensor:
-        """Spectral convergence, which the loud parts decide, and the distance of logarithms, which the soft ones do."""
-        a, b = self._magnitudes(found, length), self._magnitudes(wanted, length)
-        convergence = torch.linalg.vector_norm(b - a) / torch.linalg.vector_norm(b).clamp_min(1e-4)
-        return convergence + (a.log() - b.log()).abs().mean()
 
     def _colour(self, powers: torch.Tensor, audible: torch.Tensor) -> torch.Tensor:
         """Of [batch, frequencies, frames] over the `audible` frames [batch, frames]: [batch, 2 * bands]."""
@@ -149,6 +144,12 @@ class WaveLoss(nn.Module):
         window = self.get_buffer(f"window_{length}")
         spectrum = torch.stft(wav, length, length // 4, window=window, return_complex=True)
         return (spectrum.real.square() + spectrum.imag.square()).clamp_min(_MAGNITUDE_FLOOR**2).sqrt()
+
+
+def _distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Spectral convergence, which the loud parts decide, and the distance of logarithms, which the soft ones do."""
+    convergence = torch.linalg.vector_norm(wanted - found) / torch.linalg.vector_norm(wanted).clamp_min(1e-4)
+    return convergence + (found.log() - wanted.log()).abs().mean()
 
 
 def _lowness(f0s_hz: torch.Tensor) -> torch.Tensor:
