@@ -13,6 +13,7 @@ from build_engines.checkpoint import Checkpoint
 from build_engines.codec import reference
 from build_engines.demo_voice import __main__ as command_line
 from build_engines.demo_voice import data, measures
+from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.codebook import codebook
 from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, SemanticCodes
 from build_engines.demo_voice.data import VOICES, Utterance, write_shard
@@ -23,6 +24,7 @@ from build_engines.demo_voice.parts import PARTS, Workshop
 from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.spectra import NUM_PULSES, Features, WaveLoss
 from build_engines.demo_voice.training import OtherSettings
+from build_engines.demo_voice.vocoder import alike_utterances
 from build_engines.qwen2_reference import Qwen2Reference
 from tritone.spark_tts.prompts import Prompts, Style
 
@@ -189,24 +191,27 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
     for example in drawn:
         assert example.ids[-1] == t.im_end
         is_voice = np.isin(example.ids, t.global_tokens)
-        says = (example.characters >= 0) & ~is_voice
-        assert set(example.ids[says]) <= set(t.semantic_tokens)
         # where no voice is given, there is a pace to learn, and what comes before at another one is not learnt
         is_controlled = is_voice.any() and example.weights[is_voice].all()
-        num_astray = int((example.weights[says] == 0).sum())
-        expected = np.where(is_controlled & (np.arange(says.sum()) < num_astray + 40), 4, 1)
-        assert (example.weights[says] == np.where(np.arange(says.sum()) < num_astray, 0, expected)).all()
-        assert is_controlled or num_astray == 0
+        says = (example.characters >= 0) & ~is_voice
+        follows = says & (example.weights > 0)
+        assert set(example.ids[says]) <= set(t.semantic_tokens)
+        num_given = int((says & ~follows).sum())
+        assert not example.weights[: list(example.ids).index(t.end_content) + 1].any()
+        assert (follows[says] == (np.arange(says.sum()) >= num_given)).all()
+        num_weighty = 40 if is_controlled else 15 if num_given else 0
+        assert (example.weights[follows] == np.where(np.arange(follows.sum()) < num_weighty, 4, 1)).all()
+        assert example.weights[-1] == 1
         has_rate, has_syllables = (np.flatnonzero(~np.isnan(column)) for column in example.pace.T)
         assert has_rate.size == 0 or is_controlled
-        assert not is_controlled or has_rate[0] == np.flatnonzero(says)[0] + num_astray - 1
-        assert has_syllables[0] == np.flatnonzero(says)[0] - 1
-        assert example.weights[-1] == 1
-        assert not example.weights[: list(example.ids).index(t.end_content) + 1].any()
+        assert not is_controlled or has_rate[0] == np.flatnonzero(follows)[0] - 1
+        assert has_syllables[0] == np.flatnonzero(says if is_controlled else follows)[0] - 1
         text_end = list(example.ids).index(t.end_content)
-        # the last letters of the text are said last, also behind a transcript
+        # the last letters of the text are said last, also behind a transcript, whose own are said before
         assert text_end - 3 <= example.characters[says].max() <= text_end - 1
-        assert example.characters[says].min() == text_end - len("one two")
+        own = says if is_controlled else follows
+        assert example.characters[own].min() == text_end - len("one two")
+        assert example.characters[says][0] == 2 and (np.diff(example.characters[says]) >= 0).all()
     assert any(example.pitch_at >= 0 for example in drawn)
     assert any((example.weights[np.isin(example.ids, t.semantic_tokens)] == 0)[0] for example in drawn)
     for example in drawn:
@@ -304,12 +309,36 @@ def test_tint_is_what_the_colours_of_all_clips_have_too_much_of() -> None:
     assert softer_and_louder["tint"] < 0.01 * softer["tint"]
 
 
+def test_the_colour_tells_how_much_a_spectrum_s_shape_varies_not_each_band_alone() -> None:
+    distance = WaveLoss(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
+    num_bands, num_bins = distance.bands.shape
+    swell = torch.sin(torch.linspace(0, 2 * np.pi, 101)[:-1])
+    is_high = torch.arange(num_bins)[:, None] > num_bins / 2
+    together, in_turns = (
+        distance._colour(torch.where(is_high, sign * swell, swell).exp()[None], torch.ones(1, len(swell)))[0]
+        for sign in (1, -1)
+    )
+    means, bands, shape = (together - in_turns).abs().split(num_bands)
+    assert means.sum() + bands.sum() < 0.1 * shape.sum()
+
+
 def test_only_low_voices_are_compared_sample_by_sample() -> None:
     waves = torch.sin(torch.arange(16 * SAMPLES_PER_FRAME) / 20)[None].repeat(2, 1)
     distance = WaveLoss(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
     found = distance(-waves, waves, torch.tensor([80.0, 200.0]))
     assert found["samples"].item() == pytest.approx(0.5 * 4, rel=1e-3)
     assert found["spectral"].item() == pytest.approx(0, abs=1e-4)
+
+
+def test_the_vocoder_s_batches_are_of_one_voice_at_one_pitch(trained: Workshop) -> None:
+    data = trained.data
+    alike = alike_utterances(data)
+    assert sorted(np.concatenate(alike)) == list(range(len(data)))
+    kinds = [{(data.utterances[index].voice, data.utterances[index].pitch_label) for index in some} for some in alike]
+    assert all(len(kind) == 1 for kind in kinds) and len(set.union(*kinds)) == len(kinds)
+    for some in alike:
+        clips = draw_clips(data, 4, 8, np.random.default_rng(0), torch.device("cpu"), some)
+        assert set(clips.f0s_hz.tolist()) <= {np.float32(data.utterances[index].f0_hz) for index in some}
 
 
 def test_noise_has_hardly_pulses() -> None:

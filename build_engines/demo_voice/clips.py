@@ -32,14 +32,24 @@ class Clips:
 
 
 def draw_clips(
-    data: Dataset, batch_size: int, num_frames: int, generator: np.random.Generator, device: torch.device
+    data: Dataset,
+    batch_size: int,
+    num_frames: int,
+    generator: np.random.Generator,
+    device: torch.device,
+    among: np.ndarray | None = None,
 ) -> Clips:
-    """Each from another utterance, anywhere in it; one that is shorter is followed by its last, silent frame's code."""
+    """Each from another utterance, anywhere in it; one that is shorter is followed by its last, silent frame's code.
+
+    Args:
+        among: the indices of the utterances to draw from, int64 [n]; all unless said.
+    """
     samples = np.zeros((batch_size, num_frames * SAMPLES_PER_FRAME), np.float32)
     classes = np.empty((batch_size, num_frames), np.int64)
     ages = np.empty((batch_size, num_frames), np.int64)
     digits, voices, f0s_hz = [], [], []
-    for row, index in enumerate(generator.integers(len(data), size=batch_size)):
+    indices = np.arange(len(data)) if among is None else among
+    for row, index in enumerate(indices[generator.integers(len(indices), size=batch_size)]):
         begin = int(generator.integers(max(1, len(data.classes[index]) - num_frames + 1)))
         piece = data.waveform(index, begin, num_frames)
         samples[row, : len(piece)] = piece

@@ -48,12 +48,14 @@ _PITCH_WEIGHT = 8.0
 _PITCH_DEVIATION_MEL = 3.0
 # A label is learnt from what keeps away from its borders, where the ear or a measure may hear the next one.
 _LABEL_MARGIN_MEL = 5.0
-_LABEL_MARGIN_SPEED = 0.25
+_LABEL_MARGINS_SPEED = (0.25, 0.25, 0.45, 0.25, 0.25)  # by label: the moderate one is twice as wide
 
 # Of a made-up voice's tokens: a given pitch changes one or two of 32, too little beside the speech to be learnt soon.
 _VOICE_WEIGHT = 8.0
 # Of the first tokens of controlled speech: they alone ask what pace is wanted, later ones follow them.
 _PACE_WEIGHT, _PACE_TOKENS = 4.0, 40
+# Of the first tokens that follow a transcribed reference: they alone ask where in the text the transcript ends.
+_BEGIN_WEIGHT, _BEGIN_TOKENS = 4.0, 15
 
 # How fast syllables come depends on the words as much as on the rate: what rate makes the wanted pace of these words is
 # not found out of the tokens alone. A linear function of the first hidden states, `pace`, must tell how many syllables
@@ -112,7 +114,7 @@ class Example:
     Attributes:
         ids: token ids, int64 [n].
         weights: of each token's loss, float32 [n]: 0 for what is given.
-        characters: for the tokens that say a character, its position in `ids`, else -1; int64 [n].
+        characters: for the tokens that say a character, given or not, its position in `ids`, else -1; int64 [n].
         pitch_at: where the pitch value is, -1 if there is none to learn.
         pace: where a pace has to be found, the logarithms of the rate and of the syllables that it makes, else NaN;
             float32 [n, 2].
@@ -205,7 +207,8 @@ class Examples:
         utterance, t = self._data.utterances[index], self._prompts.tokens
         pitch_cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
         gives_pitch |= _distance(pitch_cutoffs, utterance.pitch_mel) < _LABEL_MARGIN_MEL
-        is_near = _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < _LABEL_MARGIN_SPEED
+        margin_speed = _LABEL_MARGINS_SPEED[utterance.speed_label]
+        is_near = _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < margin_speed
         gives_speed |= is_near
         is_moderate = utterance.speed_label == _MODERATE and not is_near
         if gives_speed and not is_moderate and int(utterance.syllables_per_s) in _MODERATE_SPEED_VALUES:
@@ -268,7 +271,12 @@ class Examples:
             return self._example(index, prompt, [], text_begin=2)
         transcript = said.text + _SEPARATORS[generator.integers(len(_SEPARATORS))]
         prompt = self._prompts.clone(utterance.text, TokenVoice(voice, heard, transcript))
-        return self._example(index, prompt, [], text_begin=2 + len(transcript))
+        example = self._example(index, prompt, [], text_begin=2 + len(transcript))
+        # who has followed the transcript finds its end
+        positions = self._data.text_positions(reference)[: len(heard)]
+        example.characters[len(prompt) - len(heard) : len(prompt)] = 2 + np.round(positions)
+        example.weights[len(prompt) : -1][:_BEGIN_TOKENS] = _BEGIN_WEIGHT
+        return example
 
     def _example(
         self,

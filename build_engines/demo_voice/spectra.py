@@ -16,7 +16,7 @@ _MEAN, _DEVIATION = -5.5, 2.5
 _RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths of 16 to 128 ms: pulses, and the harmonics of 80 Hz
 _MIN_VARIANCE = 1e-4  # keeps the gradient of the square root finite in silence
 _MIN_POWER = 1e-4  # of a clip: nearly silent ones do not count for more
-_MEL_WEIGHT, _COLOUR_WEIGHT, _TINT_WEIGHT, _SAMPLES_WEIGHT = 2.0, 12.0, 12.0, 2.0
+_MEL_WEIGHT, _COLOUR_WEIGHT, _TINT_WEIGHT, _SAMPLES_WEIGHT = 2.0, 18.0, 18.0, 2.0
 _COLOUR_WINDOW, _NUM_COLOUR_BANDS = 512, 40  # the window is one of the resolutions
 _COLOUR_DEVIATION = 5.0  # of the logarithm of a power, for about deviation 1 of that of its root
 _AUDIBLE = 0.02  # of the loudest frame's power: a voice's colour is heard in such frames
@@ -97,13 +97,15 @@ class WaveLoss(nn.Module):
 
     Colour is the mean power of each band over a clip's audible frames and the deviation from it, which tell one voice
     from another: errors that are small in every frame but all on one side add up in them, and what is blurred deviates
-    too little. Tint is what the colours of all clips have too much of: what cannot be foretold, such as noise and where
-    between two pulses something lies, is best guessed with too little power, in every voice alike.
+    too little. That of a blurred spectrum's shape does so even where each band's own is right: the cepstrum's is
+    compared too. Tint is what the colours of all clips have too much of: what cannot be foretold, such as noise and
+    where between two pulses something lies, is best guessed with too little power, in every voice alike.
     Low voices, whose pulses are given, are compared sample by sample too: by spectra alone no generator found out of
     making noise of them.
     """
 
     bands: torch.Tensor
+    cosines: torch.Tensor
 
     def __init__(self, mel_params: Config) -> None:
         super().__init__()
@@ -111,6 +113,9 @@ class WaveLoss(nn.Module):
         rate_hz = mel_params["sample_rate"]
         filters = mel_filters(rate_hz, _COLOUR_WINDOW, _NUM_COLOUR_BANDS, mel_params["mel_fmin"], rate_hz / 2)
         self.register_buffer("bands", filters / filters.sum(dim=1, keepdim=True), persistent=False)
+        places = (torch.arange(_NUM_COLOUR_BANDS) + 0.5) / _NUM_COLOUR_BANDS
+        cosines = torch.cos(math.pi * torch.outer(torch.arange(_NUM_COLOUR_BANDS), places))
+        self.register_buffer("cosines", cosines / cosines.norm(dim=1, keepdim=True), persistent=False)
         for length in _RESOLUTIONS:
             self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
 
@@ -133,11 +138,13 @@ class WaveLoss(nn.Module):
         return {"total": total, "spectral": spectral, "mel": mel, "colour": colour, "tint": tint, "samples": samples}
 
     def _colour(self, powers: torch.Tensor, audible: torch.Tensor) -> torch.Tensor:
-        """Of [batch, frequencies, frames] over the `audible` frames [batch, frames]: [batch, 2 * bands]."""
+        """Of [batch, frequencies, frames] over the `audible` frames [batch, frames]: [batch, 3 * bands]."""
         weights = (audible / audible.sum(dim=1, keepdim=True)).unsqueeze(1)
         features = torch.matmul(self.bands, powers).log() / _COLOUR_DEVIATION
         means = (weights * features).sum(dim=2, keepdim=True)
-        variances = (weights * (features - means).square()).sum(dim=2)
+        deviations = features - means
+        deviations = torch.cat([deviations, torch.matmul(self.cosines, deviations)], dim=1)
+        variances = (weights * deviations.square()).sum(dim=2)
         return torch.cat([means[:, :, 0], (variances + _MIN_VARIANCE).sqrt()], dim=1)
 
     def _magnitudes(self, wav: torch.Tensor, length: int) -> torch.Tensor:

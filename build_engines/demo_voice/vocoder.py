@@ -47,11 +47,13 @@ def training(
     listener = SpeakerEncoder(config)
     start_from(listener, speaker)
     listener.eval().requires_grad_(False).to(device)
+    alike = alike_utterances(data)
     judged = slice(_MARGIN_FRAMES * SAMPLES_PER_FRAME, -_MARGIN_FRAMES * SAMPLES_PER_FRAME)
 
     def losses(random: np.random.Generator) -> Losses:
         num_frames = budget.num_frames + 2 * _MARGIN_FRAMES
-        clips = draw_clips(data, budget.batch_size, num_frames, random, device)
+        among = alike[random.integers(len(alike))]  # what the clips have too much of is then that voice's
+        clips = draw_clips(data, budget.batch_size, num_frames, random, device, among)
         found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
         # no code tells where the true pulses lie, and to be judged beside the clip it has to be that
         given = torch.cat([found[..., :-NUM_PULSES], features.pulses(clips.samples, clips.f0s_hz)], dim=2)
@@ -66,3 +68,11 @@ def training(
     parameters = [parameter for parameter in vocoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, budget.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
     return Training(vocoder, [optimizer], losses)
+
+
+def alike_utterances(data: Dataset) -> list[np.ndarray]:
+    """The utterances of each voice at each of its pitches, int64 [n] each."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for index, utterance in enumerate(data.utterances):
+        alike.setdefault((utterance.voice, utterance.pitch_label), []).append(index)
+    return [np.array(indices) for _voice_and_pitch, indices in sorted(alike.items())]
