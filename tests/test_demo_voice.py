@@ -197,7 +197,8 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         follows = says & (example.weights > 0)
         assert set(example.ids[says]) <= set(t.semantic_tokens)
         num_given = int((says & ~follows).sum())
-        assert not example.weights[: list(example.ids).index(t.end_content) + 1].any()
+        text_end = list(example.ids).index(t.end_content)
+        assert not example.weights[: text_end + 1].any()
         assert (follows[says] == (np.arange(says.sum()) >= num_given)).all()
         num_weighty = 40 if is_controlled else 15 if num_given else 0
         assert (example.weights[follows] == np.where(np.arange(follows.sum()) < num_weighty, 4, 1)).all()
@@ -206,7 +207,6 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         assert has_rate.size == 0 or is_controlled
         assert not is_controlled or has_rate[0] == np.flatnonzero(follows)[0] - 1
         assert has_syllables[0] == np.flatnonzero(says if is_controlled else follows)[0] - 1
-        text_end = list(example.ids).index(t.end_content)
         # the last letters of the text are said last, also behind a transcript, whose own are said before
         assert text_end - 3 <= example.characters[says].max() <= text_end - 1
         own = says if is_controlled else follows
