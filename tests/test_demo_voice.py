@@ -200,13 +200,14 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         text_end = list(example.ids).index(t.end_content)
         assert not example.weights[: text_end + 1].any()
         assert (follows[says] == (np.arange(says.sum()) >= num_given)).all()
-        num_weighty = 40 if is_controlled else 15 if num_given else 0
-        assert (example.weights[follows] == np.where(np.arange(follows.sum()) < num_weighty, 4, 1)).all()
+        num_weighty, weight = (40, 4) if is_controlled else (15, 2) if num_given else (0, 1)
+        assert (example.weights[follows] == np.where(np.arange(follows.sum()) < num_weighty, weight, 1)).all()
         assert example.weights[-1] == 1
-        has_rate, has_syllables = (np.flatnonzero(~np.isnan(column)) for column in example.pace.T)
+        has_rate, has_syllables, *of_words = (np.flatnonzero(~np.isnan(column)) for column in example.pace.T)
         assert has_rate.size == 0 or is_controlled
         assert not is_controlled or has_rate[0] == np.flatnonzero(follows)[0] - 1
         assert has_syllables[0] == np.flatnonzero(says if is_controlled else follows)[0] - 1
+        assert [list(ends) for ends in of_words] == [[text_end - len(" two"), text_end]] * 2
         # the last letters of the text are said last, also behind a transcript, whose own are said before
         assert text_end - 3 <= example.characters[says].max() <= text_end - 1
         own = says if is_controlled else follows
@@ -221,6 +222,21 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
             # each token of the made-up voice has the pitch to look at
             is_voice = np.isin(example.ids, t.global_tokens)
             assert (example.characters[is_voice] == example.pitch_at).all()
+
+
+def test_a_word_s_letters_are_said_at_an_even_pace_and_its_last_until_the_next_word(trained: Workshop) -> None:
+    assert [(word.label, word.begin) for word in trained.data.utterances[0].words] == [("one", 0), ("two", 4)]
+    # each word is said in ten frames; silence follows the second
+    letters = np.repeat([0, 1, 2, 4, 5, 6], [3, 4, 3, 3, 4, 3 + 5])
+    np.testing.assert_array_equal(trained.data.characters(0), letters)
+
+
+def test_words_last_as_long_as_they_are_said_and_have_their_vowels(trained: Workshop) -> None:
+    sounds = [mark.label for mark in trained.data.utterances[0].phonemes]
+    ends, durations_s, nums_syllables = trained.data.words(0)
+    np.testing.assert_array_equal(ends, [len("one"), len("one two")])
+    np.testing.assert_allclose(durations_s, [0.2, 0.2])
+    np.testing.assert_array_equal(nums_syllables, [sum(sound in "ao" for sound in sounds[i : i + 2]) for i in (0, 2)])
 
 
 def test_a_code_is_nearest_to_the_next_ages_of_its_own_phoneme_and_far_from_the_unused_ones(trained: Workshop) -> None:
@@ -418,6 +434,15 @@ def test_espeak_marks_words_and_phonemes(espeak: Espeak) -> None:
     times_s = [mark.time_s for mark in spoken.phonemes]
     assert times_s == sorted(times_s)
     assert times_s[-1] <= len(spoken.samples) / SAMPLE_RATE_HZ
+
+
+def test_espeak_s_words_are_those_of_the_text_and_no_ends_of_clauses(espeak: Espeak) -> None:
+    text = "Wait, my friend. They will read page 741, again."
+    spoken = espeak.speak(text, "en-us+m3", 160, 50, 10)
+    words = [(word.label.strip(" ,"), word.begin) for word in spoken.words]
+    # a number's hundreds are a word, and what follows them is one
+    expected = ["Wait", "my", "friend", "They", "will", "read", "page", "741", "41", "again"]
+    assert words == [(word, text.index(word)) for word in expected]
 
 
 @pytest.mark.parametrize("voice", [0, len(VOICES) - 1])

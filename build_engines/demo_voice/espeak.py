@@ -126,7 +126,11 @@ class Espeak:
         encoded = text.encode() + b"\0"
         library.espeak_Synth(encoded, len(encoded), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
         samples = np.concatenate([np.empty(0, np.int16), *self._pieces])
-        words = [Mark(time_s, text[begin : begin + length], begin) for time_s, begin, length in self._words]
+        # Empty words end a clause, and lie anywhere; what lies where the last one did is its second part: "41" is two.
+        words: list[Mark] = []
+        for time_s, begin, length in self._words:
+            if length > 0 and (not words or words[-1].begin != begin):
+                words.append(Mark(time_s, text[begin : begin + length], begin))
         return Spoken(
             resample(samples.astype(np.float32) / -np.iinfo(np.int16).min, self._native_rate_hz, SAMPLE_RATE_HZ),
             self._phonemes,

@@ -55,18 +55,21 @@ _VOICE_WEIGHT = 8.0
 # Of the first tokens of controlled speech: they alone ask what pace is wanted, later ones follow them.
 _PACE_WEIGHT, _PACE_TOKENS = 4.0, 40
 # Of the first tokens that follow a transcribed reference: they alone ask where in the text the transcript ends.
-_BEGIN_WEIGHT, _BEGIN_TOKENS = 4.0, 15
+_BEGIN_WEIGHT, _BEGIN_TOKENS = 2.0, 15
 
 # How fast syllables come depends on the words as much as on the rate: what rate makes the wanted pace of these words is
-# not found out of the tokens alone. A linear function of the first hidden states, `pace`, must tell how many syllables
-# a rate makes of the words and, where a pace is wanted, the rate; it is not part of the checkpoint.
+# not found out of the tokens alone. A linear function of the hidden states, `pace`, must tell behind each word how long
+# it lasts, and at the first tokens of speech how many syllables a rate makes of the words and, where a pace is wanted,
+# the rate; it is not part of the checkpoint.
 LM_HINTS = ("pace.weight", "pace.bias")
-_PACE_HINT_WEIGHT, _PACE_HINT_TOKENS = 2.0, 12
+_PACE_HINT_WEIGHT, _PACE_HINT_TOKENS = 3.0, 12
 # Of true tokens alone it learns to go on at the pace so far, and by chance drifts away from the wanted one: where the
 # beginning has another pace, it learns to come back.
 _ASTRAY_SHARE, _MAX_ASTRAY = 0.6, 0.5  # the logarithm of how much longer or shorter everything lasts
 _MIDDLE_RATE, _RATE_DEVIATION = 150.0, 0.35  # words per minute; of the logarithm
 _MIDDLE_SYLLABLES, _SYLLABLES_DEVIATION = 1.5, 0.17  # per word that the rate counts; of the logarithm
+_MIDDLE_WORD_S, _WORD_DEVIATION = 0.3, 0.5  # at the middle rate; of the logarithm
+_MIDDLE_WORD_SYLLABLES, _WORD_SYLLABLES_DEVIATION = 1.3, 0.5
 
 _ADAM_LEARNING_RATE_SHARE = 0.15  # of Muon's, for embeddings, norms and biases
 
@@ -116,8 +119,8 @@ class Example:
         weights: of each token's loss, float32 [n]: 0 for what is given.
         characters: for the tokens that say a character, given or not, its position in `ids`, else -1; int64 [n].
         pitch_at: where the pitch value is, -1 if there is none to learn.
-        pace: where a pace has to be found, the logarithms of the rate and of the syllables that it makes, else NaN;
-            float32 [n, 2].
+        pace: what has to be found about the pace, else NaN; float32 [n, 4]. Where speech begins, the logarithms of the
+            rate and of the syllables that it makes; behind a word, the logarithm of its duration, and its syllables.
     """
 
     ids: np.ndarray
@@ -246,14 +249,14 @@ class Examples:
 
     def _astray(self, index: int, generator: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], int]:
         """An utterance's classes and characters [frames], maybe begun at another pace, and for how many frames."""
-        classes, positions = self._data.classes[index], self._data.text_positions(index)
+        classes, letters = self._data.classes[index], self._data.characters(index)
         if generator.random() >= _ASTRAY_SHARE:
-            return (classes, positions), 0
+            return (classes, letters), 0
         begins = np.flatnonzero(self._data.codes.ages(classes) == 0)
         until = begins[generator.integers(len(begins))]
         factor = np.exp(generator.uniform(-_MAX_ASTRAY, _MAX_ASTRAY))
         classes, frames = self._data.codes.stretched(classes, np.where(np.arange(len(classes)) < until, factor, 1.0))
-        return (classes, positions[frames]), int(np.searchsorted(frames, until))
+        return (classes, letters[frames]), int(np.searchsorted(frames, until))
 
     def _clone(self, index: int, with_transcript: bool, generator: np.random.Generator) -> Example | None:
         """None: it is too slow or too fast for a clone whose reference tells no pace."""
@@ -273,8 +276,8 @@ class Examples:
         prompt = self._prompts.clone(utterance.text, TokenVoice(voice, heard, transcript))
         example = self._example(index, prompt, [], text_begin=2 + len(transcript))
         # who has followed the transcript finds its end
-        positions = self._data.text_positions(reference)[: len(heard)]
-        example.characters[len(prompt) - len(heard) : len(prompt)] = 2 + np.round(positions)
+        letters = self._data.characters(reference)[: len(heard)]
+        example.characters[len(prompt) - len(heard) : len(prompt)] = 2 + letters
         example.weights[len(prompt) : -1][:_BEGIN_TOKENS] = _BEGIN_WEIGHT
         return example
 
@@ -291,17 +294,21 @@ class Examples:
         `speech` are the classes and characters of each frame, the utterance's own unless said.
         """
         t = self._prompts.tokens
-        classes, positions = speech or (self._data.classes[index], self._data.text_positions(index))
+        classes, letters = speech or (self._data.classes[index], self._data.characters(index))
         speech_ids = t.semantic_tokens.start + self._data.codes.codes[classes]
         ids = np.concatenate([np.array([*given, *follows], np.int64), speech_ids, [t.im_end]])
         weights = (np.arange(len(ids)) >= len(given)).astype(np.float32)
         characters = np.full(len(ids), -1)
         first = len(given) + len(follows)
-        characters[first : first + len(speech_ids)] = text_begin + np.round(positions)
-        pace = np.full((len(ids), 2), np.nan, np.float32)
+        characters[first : first + len(speech_ids)] = text_begin + letters
+        pace = np.full((len(ids), 4), np.nan, np.float32)
         utterance = self._data.utterances[index]
         syllables = 60 * utterance.syllables_per_s / _words_per_minute(utterance)
         pace[first - 1 :][:_PACE_HINT_TOKENS, 1] = np.log(syllables / _MIDDLE_SYLLABLES) / _SYLLABLES_DEVIATION
+        ends, durations_s, nums_syllables = self._data.words(index)
+        durations = durations_s / _MIDDLE_WORD_S * _words_per_minute(utterance) / _MIDDLE_RATE
+        pace[text_begin + ends, 2] = np.log(durations) / _WORD_DEVIATION
+        pace[text_begin + ends, 3] = (nums_syllables - _MIDDLE_WORD_SYLLABLES) / _WORD_SYLLABLES_DEVIATION
         return Example(ids, weights, characters, -1, pace)
 
 
@@ -331,7 +338,7 @@ def training(
     """
     torch.manual_seed(settings.seed)
     model = Qwen2(model_config(settings), vocabulary.num_rows)
-    model.pace = pace = nn.Linear(settings.size.lm_hidden_size, 2)
+    model.pace = pace = nn.Linear(settings.size.lm_hidden_size, 4)
     if start is None:
         _initialise(model, vocabulary, prompts.tokens)
     else:
