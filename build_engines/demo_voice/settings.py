@@ -75,7 +75,7 @@ class Settings:
     language_model: Budget = field(default_factory=lambda: Budget(3_200, 5, 640, 2e-2))
     # The same on references as the trained encoders hear them: apart, so that it need not wait for them. Of semantic
     # tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
-    adaptation: Budget = field(default_factory=lambda: Budget(8_500, 5, 640, 1e-2))
+    adaptation: Budget = field(default_factory=lambda: Budget(8_000, 5, 640, 1e-2))
     # Of its sequences end before the speech: in a third of the tokens they teach what a pitch asks of a made-up voice.
     adaptation_voices_share: float = 0.3
 
