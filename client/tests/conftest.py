@@ -25,6 +25,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
     An `end_reason` of None is the answer of an older server, without that tensor.
     What else it does is chosen by the target text:
         "bad": INVALID_ARGUMENT.    "busy": UNAVAILABLE.    "nothing": a response without outputs.
+        "unloaded": what a server says that is about to end.
         "busy at first": UNAVAILABLE for all requests but the third.
         "gone": a stream's first piece, then UNAVAILABLE, as from a server that is killed.
         "empty": a stream without responses.
@@ -78,7 +79,9 @@ class FakeTriton(GRPCInferenceServiceServicer):
         for request in requests:
             self._take(request, context)
             if error := self._error(request):
-                yield ModelStreamInferResponse(error_message=f"{error[0].name}: {error[1]}")
+                status, message = error  # a model puts its status before its own sentence; Triton's has none
+                is_triton_s = status == grpc.StatusCode.NOT_FOUND
+                yield ModelStreamInferResponse(error_message=message if is_triton_s else f"{status.name}: {message}")
                 return
             if _text(request) == "no such model":
                 yield ModelStreamInferResponse(error_message="there is no such model")
@@ -107,6 +110,8 @@ class FakeTriton(GRPCInferenceServiceServicer):
             return grpc.StatusCode.INVALID_ARGUMENT, "target_text must be good"
         if text == "busy" or (text == "busy at first" and len(self.requests) != 3):
             return grpc.StatusCode.UNAVAILABLE, "too many requests: try again in about 2 s"
+        if text == "unloaded":
+            return grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'spark_tts' has no available versions"
         return None
 
     def _hang(self) -> None:

@@ -353,6 +353,7 @@ def test_unknown_suffix_is_refused(tmp_path):
     [
         ("bad", TritoneError, "INVALID_ARGUMENT", "target_text must be good"),
         ("busy", Unavailable, "UNAVAILABLE", "too many requests: try again in about 2 s"),
+        ("unloaded", Unavailable, "UNAVAILABLE", "Request for unknown model: 'spark_tts' has no available versions"),
     ],
 )
 def test_servers_status_and_sentence_reach_the_caller(fake_triton, tritone, text, kind, status, message):

@@ -29,6 +29,17 @@ class Unavailable(TritoneError):
         super().__init__("UNAVAILABLE", message)
 
 
+# Of a server that ends and unloads its models, just before it closes its endpoint.
+_UNLOADED = "has no available versions"
+
+
+def error_of(status: str, message: str) -> TritoneError:
+    """The error of a gRPC status and the server's sentence."""
+    if status == "UNAVAILABLE" or _UNLOADED in message:
+        return Unavailable(message)
+    return TritoneError(status, message)
+
+
 @contextmanager
 def rpc_errors_as_tritone_errors(url: str) -> Iterator[None]:
     """Turns gRPC's errors, the synchronous and the asyncio ones alike, into TritoneError."""
@@ -36,9 +47,7 @@ def rpc_errors_as_tritone_errors(url: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         status, details = error.code().name, error.details() or "the server gave no reason"
-        if status != "UNAVAILABLE":
-            raise TritoneError(status, details) from error
         # A busy server is UNAVAILABLE too, with a sentence of its own; only gRPC's text tells the two apart.
-        if "failed to connect" in details.lower() or "DNS resolution failed" in details:
+        if status == "UNAVAILABLE" and ("failed to connect" in details.lower() or "DNS resolution failed" in details):
             raise Unavailable(f"no server answers at {url} ({details})") from error
-        raise Unavailable(details) from error
+        raise error_of(status, details) from error

@@ -14,7 +14,7 @@ from tritonclient.grpc import InferResult
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
-from tritone_client.errors import TritoneError, Unavailable
+from tritone_client.errors import TritoneError, error_of
 from tritone_client.speech import Speech
 from tritone_client.tensors import number_tensor, text_tensor
 from tritone_client.voices import ReferenceVoice, TokenVoice, Voice
@@ -100,10 +100,8 @@ def stream_error(response: ModelStreamInferResponse) -> TritoneError | None:
         return None
     told = _STREAM_ERROR.fullmatch(response.error_message)
     if told is None:  # Triton's own, as for a model that it does not have
-        return TritoneError("UNKNOWN", response.error_message)
-    if told["status"] == "UNAVAILABLE":
-        return Unavailable(told["message"])
-    return TritoneError(told["status"], told["message"])
+        return error_of("UNKNOWN", response.error_message)
+    return error_of(told["status"], told["message"])
 
 
 def decode_stream_response(response: ModelStreamInferResponse) -> Speech:
