@@ -121,11 +121,12 @@ class Dataset:
         """
         utterance = self.utterances[index]
         centres_s = (np.arange(len(self.classes[index])) + 0.5) / FRAMES_PER_S
-        begins_s, ends_s = _word_times_s(utterance)
+        begins_s = np.array([word.time_s for word in utterance.words])
+        lengths_s = np.diff(begins_s, append=utterance.phonemes[-1].time_s)
         begins = np.array([word.begin for word in utterance.words])
         nums_letters = _word_ends(utterance) - begins
         word = np.maximum(np.searchsorted(begins_s, centres_s, side="right") - 1, 0)
-        progress = (centres_s - begins_s[word]) / np.maximum(ends_s - begins_s, 1e-3)[word]
+        progress = (centres_s - begins_s[word]) / np.maximum(lengths_s, 1e-3)[word]
         return begins[word] + np.clip((progress * nums_letters[word]).astype(int), 0, nums_letters[word] - 1)
 
     def words(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,18 +135,12 @@ class Dataset:
         marks = utterance.phonemes
         times_s = np.array([mark.time_s for mark in marks])
         durations_s = np.where([is_pause(mark) for mark in marks], 0, np.diff(times_s, append=times_s[-1]))
-        begins_s, _ends_s = _word_times_s(utterance)
+        begins_s = np.array([word.time_s for word in utterance.words])
         word = np.searchsorted(begins_s, times_s, side="right") - 1
         of_word = word == np.arange(len(begins_s))[:, None]
         is_syllable = np.array([count_syllables([mark]) for mark in marks])
         word_durations_s = np.maximum((of_word * durations_s).sum(axis=1), 1 / FRAMES_PER_S)
         return _word_ends(utterance), word_durations_s, (of_word * is_syllable).sum(axis=1)
-
-
-def _word_times_s(utterance: Utterance) -> tuple[np.ndarray, np.ndarray]:
-    """When each word begins, and when the next one does."""
-    begins_s = np.array([word.time_s for word in utterance.words])
-    return begins_s, np.array([*begins_s[1:], max(utterance.phonemes[-1].time_s, begins_s[-1] + 1e-3)])
 
 
 def _word_ends(utterance: Utterance) -> np.ndarray:

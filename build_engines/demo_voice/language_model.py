@@ -303,10 +303,11 @@ class Examples:
         characters[first : first + len(speech_ids)] = text_begin + letters
         pace = np.full((len(ids), 4), np.nan, np.float32)
         utterance = self._data.utterances[index]
-        syllables = 60 * utterance.syllables_per_s / _words_per_minute(utterance)
+        rate = _words_per_minute(utterance)
+        syllables = 60 * utterance.syllables_per_s / rate
         pace[first - 1 :][:_PACE_HINT_TOKENS, 1] = np.log(syllables / _MIDDLE_SYLLABLES) / _SYLLABLES_DEVIATION
         ends, durations_s, nums_syllables = self._data.words(index)
-        durations = durations_s / _MIDDLE_WORD_S * _words_per_minute(utterance) / _MIDDLE_RATE
+        durations = durations_s / _MIDDLE_WORD_S * rate / _MIDDLE_RATE
         pace[text_begin + ends, 2] = np.log(durations) / _WORD_DEVIATION
         pace[text_begin + ends, 3] = (nums_syllables - _MIDDLE_WORD_SYLLABLES) / _WORD_SYLLABLES_DEVIATION
         return Example(ids, weights, characters, -1, pace)

@@ -20,7 +20,7 @@ class TritoneError(Exception):
 
 
 class Unavailable(TritoneError):
-    """The server is busy or cannot be reached; the same request may succeed later.
+    """The server is busy, ends or cannot be reached; the same request may succeed later.
 
     A busy server says so at once, before any work, and about when to try again.
     """
