@@ -38,7 +38,7 @@ SETTINGS = Settings(
         vocab_size=13771,
         codec_channels=128,  # the features between the vocoder's halves are 128 mels at every size
         wave_channels=32,
-        lm_num_heads=1,
+        lm_num_heads=2,
         lm_num_key_value_heads=1,
     ),
     guided_lm_layers=(1,),
@@ -193,7 +193,8 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         is_voice = np.isin(example.ids, t.global_tokens)
         # where no voice is given, there is a pace to learn, and what comes before at another one is not learnt
         is_controlled = is_voice.any() and example.weights[is_voice].all()
-        says = (example.characters >= 0) & ~is_voice
+        letters, ends = example.characters
+        says = (letters >= 0) & ~is_voice
         follows = says & (example.weights > 0)
         assert set(example.ids[says]) <= set(t.semantic_tokens)
         num_given = int((says & ~follows).sum())
@@ -209,10 +210,14 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         assert has_syllables[0] == np.flatnonzero(says if is_controlled else follows)[0] - 1
         assert [list(ends) for ends in of_words] == [[text_end - len(" two"), text_end]] * 2
         # the last letters of the text are said last, also behind a transcript, whose own are said before
-        assert text_end - 3 <= example.characters[says].max() <= text_end - 1
+        assert text_end - 3 <= letters[says].max() <= text_end - 1
         own = says if is_controlled else follows
-        assert example.characters[own].min() == text_end - len("one two")
-        assert example.characters[says][0] == 2 and (np.diff(example.characters[says]) >= 0).all()
+        assert letters[own].min() == text_end - len("one two")
+        assert letters[says][0] == 2 and (np.diff(letters[says]) >= 0).all()
+        # each is said while the end of its own word is looked at
+        assert (ends[says] > letters[says]).all() and (ends[~says] == -1).all()
+        assert set(ends[own]) == {text_end - len(" two"), text_end}
+        assert list(np.flatnonzero((example.phonemes >= 0).all(axis=1))) == list(of_words[0])
     assert any(example.pitch_at >= 0 for example in drawn)
     assert any((example.weights[np.isin(example.ids, t.semantic_tokens)] == 0)[0] for example in drawn)
     for example in drawn:
@@ -221,22 +226,34 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
             assert example.weights[example.pitch_at] == 0
             # each token of the made-up voice has the pitch to look at
             is_voice = np.isin(example.ids, t.global_tokens)
-            assert (example.characters[is_voice] == example.pitch_at).all()
+            assert (example.characters[0, is_voice] == example.pitch_at).all()
 
 
 def test_a_word_s_letters_are_said_at_an_even_pace_and_its_last_until_the_next_word(trained: Workshop) -> None:
     assert [(word.label, word.begin) for word in trained.data.utterances[0].words] == [("one", 0), ("two", 4)]
     # each word is said in ten frames; silence follows the second
     letters = np.repeat([0, 1, 2, 4, 5, 6], [3, 4, 3, 3, 4, 3 + 5])
-    np.testing.assert_array_equal(trained.data.characters(0), letters)
+    ends = np.repeat([3, 7], [10, 15])
+    np.testing.assert_array_equal(trained.data.characters(0), [letters, ends])
 
 
-def test_words_last_as_long_as_they_are_said_and_have_their_vowels(trained: Workshop) -> None:
+def test_words_last_as_long_as_they_are_said_and_have_their_sounds_and_vowels(trained: Workshop) -> None:
     sounds = [mark.label for mark in trained.data.utterances[0].phonemes]
-    ends, durations_s, nums_syllables = trained.data.words(0)
-    np.testing.assert_array_equal(ends, [len("one"), len("one two")])
-    np.testing.assert_allclose(durations_s, [0.2, 0.2])
-    np.testing.assert_array_equal(nums_syllables, [sum(sound in "ao" for sound in sounds[i : i + 2]) for i in (0, 2)])
+    words, codes = trained.data.words(0), trained.data.codes
+    of_words = sounds[:2], sounds[2:4]
+    np.testing.assert_array_equal(words.ends, [len("one"), len("one two")])
+    np.testing.assert_allclose(words.durations_s, [0.2, 0.2])
+    np.testing.assert_array_equal(words.nums_syllables, [sum(sound in "ao" for sound in own) for own in of_words])
+    for found, own in zip(words.phonemes, of_words, strict=True):
+        assert [codes.phonemes[index] for index in found[:2]] == own
+        assert (found[2:] == codes.silence).all()
+
+
+def test_every_sound_begins_with_its_first_class(trained: Workshop) -> None:
+    codes, utterance = trained.data.codes, trained.data.utterances[0]
+    classes = trained.data.classes[0]
+    begun = classes[codes.ages(classes) == 0]
+    np.testing.assert_array_equal(begun, codes.first_classes[[*codes.indices(utterance.phonemes), codes.silence]])
 
 
 def test_a_code_is_nearest_to_the_next_ages_of_its_own_phoneme_and_far_from_the_unused_ones(trained: Workshop) -> None:
@@ -369,7 +386,7 @@ def test_voices_alone_end_before_the_speech(trained: Workshop) -> None:
     t = trained.prompts.tokens
     for example in (examples.draw(generator) for _ in range(10)):
         assert example.ids[-1] == t.end_global
-        assert len(example.ids) == len(example.weights) == len(example.characters)
+        assert len(example.ids) == len(example.weights) == example.characters.shape[1] == len(example.phonemes)
         assert np.isin(example.ids, t.global_tokens).sum() == 32
 
 
@@ -389,7 +406,7 @@ def test_a_cached_language_model_says_what_an_uncached_one_says(trained: Worksho
     model = trained.training("language_model").module
     ids = torch.arange(20) * 3
     with torch.inference_mode():
-        hidden, _attention = model(ids, [20])
+        hidden, _attention, _read = model(ids, [20])
         _logits, cache = model.step(ids[:12], None)
         for begin in range(12, 20, 2):
             logits, cache = model.step(ids[begin : begin + 2], cache)
@@ -401,11 +418,12 @@ def test_sequences_that_are_learnt_together_do_not_see_each_other(trained: Works
     model = trained.training("language_model").module
     ids = torch.arange(30) * 3
     with torch.inference_mode():
-        together, attention = model(ids, [12, 18], (1,))
-        alone, own_attention = model(ids[12:], [18], (1,))
+        together, attention, read = model(ids, [12, 18], (1,))
+        alone, own_attention, own_read = model(ids[12:], [18], (1,))
     torch.testing.assert_close(together[12:], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(read[12:], own_read, rtol=0, atol=1e-5)
     torch.testing.assert_close(attention[0][1], own_attention[0][0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(attention[0][0].sum(dim=1), torch.ones(12))
+    torch.testing.assert_close(attention[0][0].sum(dim=2), torch.ones(2, 12))
 
 
 @pytest.mark.parametrize("f0_hz", [80.0, 123.0, 250.0])

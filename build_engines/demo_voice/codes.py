@@ -67,6 +67,20 @@ class SemanticCodes:
         return self.num_classes // NUM_AGES
 
     @property
+    def silence(self) -> int:
+        """Of a pause's beginning, what a phoneme's index is of a phoneme."""
+        return len(self.phonemes)
+
+    @property
+    def first_classes(self) -> np.ndarray:
+        """With which a sound begins, in the order of the phonemes, a pause last; int64 [phonemes + 1]."""
+        return NUM_AGES * np.arange(len(self.phonemes) + 1)
+
+    def indices(self, marks: Sequence[Mark]) -> list[int]:
+        """Of the phonemes among marks, pauses left out."""
+        return [self._index[mark.label] for mark in marks if not is_pause(mark)]
+
+    @property
     def phonemes_and_ages(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every class, int64 [classes] each."""
         return np.divmod(np.arange(self.num_classes), NUM_AGES)
@@ -112,7 +126,7 @@ class SemanticCodes:
 
     def _is_first(self, classes: np.ndarray) -> np.ndarray:
         """Whether a sound begins there: the eighth age of a pause, say, begins none."""
-        return (classes % NUM_AGES == 0) & (classes <= NUM_AGES * len(self.phonemes))
+        return np.isin(classes, self.first_classes)
 
 
 def is_pause(mark: Mark) -> bool:

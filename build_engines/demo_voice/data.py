@@ -41,6 +41,7 @@ _MIN_RATE, _MAX_RATE = 80, 400
 # Around the speech, so that it begins and ends softly and the language model has an end to recognise.
 _LEADING_SILENCE_S, _TRAILING_SILENCE_S = 0.06, 0.16
 SHARD_UTTERANCES = 500
+NUM_WORD_PHONEMES = 10  # of a word that are learnt: only numbers in digits have more
 _NUM_PROCESSES = 2
 _VOWELS = "aAeEiIoOuUV03@"
 
@@ -80,6 +81,23 @@ class Utterance:
         return measures.speed_label(self.syllables_per_s)
 
 
+@dataclass(frozen=True)
+class Words:
+    """The words of an utterance.
+
+    Attributes:
+        ends: the character behind each, int64 [words].
+        durations_s: but for pauses, float [words].
+        nums_syllables: int64 [words].
+        phonemes: the first ones of each, filled with `SemanticCodes.silence`, int64 [words, NUM_WORD_PHONEMES].
+    """
+
+    ends: np.ndarray
+    durations_s: np.ndarray
+    nums_syllables: np.ndarray
+    phonemes: np.ndarray
+
+
 class Dataset:
     """All utterances of a folder: `samples[i]` int16 [num_frames * 320] and `classes[i]` int16 [num_frames] of each."""
 
@@ -115,22 +133,24 @@ class Dataset:
         return to_float(clip)
 
     def characters(self, index: int) -> np.ndarray:
-        """Which character of the text each frame says, int64 [frames]: the letters of a word at an even pace.
+        """Which character of the text each frame says, and the one behind its word, int64 [2, frames].
 
-        What follows a word until the next one belongs to its last letter.
+        The letters of a word are said at an even pace. What follows it until the next one belongs to its last letter.
         """
         utterance = self.utterances[index]
         centres_s = (np.arange(len(self.classes[index])) + 0.5) / FRAMES_PER_S
         begins_s = np.array([word.time_s for word in utterance.words])
         lengths_s = np.diff(begins_s, append=utterance.phonemes[-1].time_s)
         begins = np.array([word.begin for word in utterance.words])
-        nums_letters = _word_ends(utterance) - begins
+        ends = _word_ends(utterance)
+        nums_letters = ends - begins
         word = np.maximum(np.searchsorted(begins_s, centres_s, side="right") - 1, 0)
         progress = (centres_s - begins_s[word]) / np.maximum(lengths_s, 1e-3)[word]
-        return begins[word] + np.clip((progress * nums_letters[word]).astype(int), 0, nums_letters[word] - 1)
+        letters = np.clip((progress * nums_letters[word]).astype(int), 0, nums_letters[word] - 1)
+        return np.stack([begins[word] + letters, ends[word]])
 
-    def words(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each word the character behind it, how many seconds it lasts but for pauses, and its syllables."""
+    def words(self, index: int) -> Words:
+        """All that are said."""
         utterance = self.utterances[index]
         marks = utterance.phonemes
         times_s = np.array([mark.time_s for mark in marks])
@@ -139,8 +159,16 @@ class Dataset:
         word = np.searchsorted(begins_s, times_s, side="right") - 1
         of_word = word == np.arange(len(begins_s))[:, None]
         is_syllable = np.array([count_syllables([mark]) for mark in marks])
-        word_durations_s = np.maximum((of_word * durations_s).sum(axis=1), 1 / FRAMES_PER_S)
-        return _word_ends(utterance), word_durations_s, (of_word * is_syllable).sum(axis=1)
+        phonemes = np.full((len(begins_s), NUM_WORD_PHONEMES), self.codes.silence)
+        for row, belongs in zip(phonemes, of_word, strict=True):
+            own = self.codes.indices(list(itertools.compress(marks, belongs)))[:NUM_WORD_PHONEMES]
+            row[: len(own)] = own
+        return Words(
+            ends=_word_ends(utterance),
+            durations_s=np.maximum((of_word * durations_s).sum(axis=1), 1 / FRAMES_PER_S),
+            nums_syllables=(of_word * is_syllable).sum(axis=1),
+            phonemes=phonemes,
+        )
 
 
 def _word_ends(utterance: Utterance) -> np.ndarray:

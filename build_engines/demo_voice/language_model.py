@@ -17,10 +17,10 @@ from torch.nn import functional
 from build_engines import synthetic
 from build_engines.demo_voice import measures
 from build_engines.demo_voice.codes import global_digits, global_tokens, used_global_tokens
-from build_engines.demo_voice.data import Dataset, Utterance
+from build_engines.demo_voice.data import NUM_WORD_PHONEMES, Dataset, Utterance
 from build_engines.demo_voice.listening import Heard
 from build_engines.demo_voice.muon import Muon
-from build_engines.demo_voice.qwen2 import Qwen2
+from build_engines.demo_voice.qwen2 import OBSERVED_HEADS, Qwen2
 from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.training import Losses, Training
 from build_engines.layout import Config
@@ -39,7 +39,8 @@ _SAME_PACE = 0.1  # of syllables per second: a clone with a transcript goes on a
 _CALM_SPEEDS = (1, 2, 3)  # labels at which a clone speaks whose reference tells no pace
 _SEPARATORS = ("", "", " ")  # between transcript and text, which the published prompt joins without one
 
-# Without attention to the right letters it babbles; see the design notes.
+# Without attention to the right letters it babbles; see the design notes. How a letter sounds depends on the letters
+# behind it, which no position before them has seen: a second head looks where all of the word has been read.
 _GUIDE_WEIGHT = 0.3
 _GUIDE_REACH = 1  # characters to either side that count as right
 _MIN_MASS = 1e-3
@@ -60,9 +61,14 @@ _BEGIN_WEIGHT, _BEGIN_TOKENS = 2.0, 15
 # How fast syllables come depends on the words as much as on the rate: what rate makes the wanted pace of these words is
 # not found out of the tokens alone. A linear function of the hidden states, `pace`, must tell behind each word how long
 # it lasts, and at the first tokens of speech how many syllables a rate makes of the words and, where a pace is wanted,
-# the rate; it is not part of the checkpoint.
-LM_HINTS = ("pace.weight", "pace.bias")
+# the rate.
 _PACE_HINT_WEIGHT, _PACE_HINT_TOKENS = 3.0, 12
+# How words sound is learnt slowly out of tokens most of which only go on with a sound. Another linear function,
+# `phonemes`, must tell behind each word what it is made of, out of what later positions read there; and where a sound
+# begins, which one counts once more, apart from whether one begins: weighed more, sounds would end too soon.
+_PHONEMES_HINT_WEIGHT, _SOUND_WEIGHT = 0.5, 2.0
+LM_HINTS = ("pace.weight", "pace.bias", "phonemes.weight", "phonemes.bias")  # not part of the checkpoint
+
 # Of true tokens alone it learns to go on at the pace so far, and by chance drifts away from the wanted one: where the
 # beginning has another pace, it learns to come back.
 _ASTRAY_SHARE, _MAX_ASTRAY = 0.6, 0.5  # the logarithm of how much longer or shorter everything lasts
@@ -117,10 +123,12 @@ class Example:
     Attributes:
         ids: token ids, int64 [n].
         weights: of each token's loss, float32 [n]: 0 for what is given.
-        characters: for the tokens that say a character, given or not, its position in `ids`, else -1; int64 [n].
+        characters: for the tokens that say a character, given or not, its position in `ids` and that of what follows
+            its word, else -1; int64 [2, n].
         pitch_at: where the pitch value is, -1 if there is none to learn.
         pace: what has to be found about the pace, else NaN; float32 [n, 4]. Where speech begins, the logarithms of the
             rate and of the syllables that it makes; behind a word, the logarithm of its duration, and its syllables.
+        phonemes: behind a word its phonemes, else -1; int64 [n, NUM_WORD_PHONEMES].
     """
 
     ids: np.ndarray
@@ -128,6 +136,7 @@ class Example:
     characters: np.ndarray
     pitch_at: int
     pace: np.ndarray
+    phonemes: np.ndarray
 
 
 class Examples:
@@ -167,8 +176,9 @@ class Examples:
                     example,
                     ids=example.ids[:end],
                     weights=example.weights[:end],
-                    characters=example.characters[:end],
+                    characters=example.characters[:, :end],
                     pace=example.pace[:end],
+                    phonemes=example.phonemes[:end],
                 )
             if len(example.ids) <= self._max_tokens:
                 return example
@@ -237,7 +247,7 @@ class Examples:
         example.weights[pitch_at] = 0  # it has a loss of its own
         says_voice = slice(len(prompt) + 4, len(prompt) + 4 + len(voice))
         example.weights[says_voice] = _VOICE_WEIGHT
-        example.characters[says_voice] = pitch_at  # F0 is the pitch value in other words
+        example.characters[0, says_voice] = pitch_at  # F0 is the pitch value in other words
         said = says_voice.stop + 2 + num_astray  # the first token that has the wanted pace
         example.weights[says_voice.stop + 2 : said] = 0
         example.weights[said:-1][:_PACE_TOKENS] = _PACE_WEIGHT
@@ -248,7 +258,7 @@ class Examples:
         return dataclasses.replace(example, pitch_at=-1 if gives_pitch else pitch_at)
 
     def _astray(self, index: int, generator: np.random.Generator) -> tuple[tuple[np.ndarray, np.ndarray], int]:
-        """An utterance's classes and characters [frames], maybe begun at another pace, and for how many frames."""
+        """Classes [frames] and characters [2, frames], maybe begun at another pace, and for how many frames."""
         classes, letters = self._data.classes[index], self._data.characters(index)
         if generator.random() >= _ASTRAY_SHARE:
             return (classes, letters), 0
@@ -256,7 +266,7 @@ class Examples:
         until = begins[generator.integers(len(begins))]
         factor = np.exp(generator.uniform(-_MAX_ASTRAY, _MAX_ASTRAY))
         classes, frames = self._data.codes.stretched(classes, np.where(np.arange(len(classes)) < until, factor, 1.0))
-        return (classes, letters[frames]), int(np.searchsorted(frames, until))
+        return (classes, letters[:, frames]), int(np.searchsorted(frames, until))
 
     def _clone(self, index: int, with_transcript: bool, generator: np.random.Generator) -> Example | None:
         """None: it is too slow or too fast for a clone whose reference tells no pace."""
@@ -276,8 +286,8 @@ class Examples:
         prompt = self._prompts.clone(utterance.text, TokenVoice(voice, heard, transcript))
         example = self._example(index, prompt, [], text_begin=2 + len(transcript))
         # who has followed the transcript finds its end
-        letters = self._data.characters(reference)[: len(heard)]
-        example.characters[len(prompt) - len(heard) : len(prompt)] = 2 + letters
+        letters = self._data.characters(reference)[:, : len(heard)]
+        example.characters[:, len(prompt) - len(heard) : len(prompt)] = 2 + letters
         example.weights[len(prompt) : -1][:_BEGIN_TOKENS] = _BEGIN_WEIGHT
         return example
 
@@ -298,19 +308,22 @@ class Examples:
         speech_ids = t.semantic_tokens.start + self._data.codes.codes[classes]
         ids = np.concatenate([np.array([*given, *follows], np.int64), speech_ids, [t.im_end]])
         weights = (np.arange(len(ids)) >= len(given)).astype(np.float32)
-        characters = np.full(len(ids), -1)
+        characters = np.full((2, len(ids)), -1)
         first = len(given) + len(follows)
-        characters[first : first + len(speech_ids)] = text_begin + letters
+        characters[:, first : first + len(speech_ids)] = text_begin + letters
         pace = np.full((len(ids), 4), np.nan, np.float32)
         utterance = self._data.utterances[index]
         rate = _words_per_minute(utterance)
         syllables = 60 * utterance.syllables_per_s / rate
         pace[first - 1 :][:_PACE_HINT_TOKENS, 1] = np.log(syllables / _MIDDLE_SYLLABLES) / _SYLLABLES_DEVIATION
-        ends, durations_s, nums_syllables = self._data.words(index)
-        durations = durations_s / _MIDDLE_WORD_S * rate / _MIDDLE_RATE
-        pace[text_begin + ends, 2] = np.log(durations) / _WORD_DEVIATION
-        pace[text_begin + ends, 3] = (nums_syllables - _MIDDLE_WORD_SYLLABLES) / _WORD_SYLLABLES_DEVIATION
-        return Example(ids, weights, characters, -1, pace)
+        words = self._data.words(index)
+        behind = text_begin + words.ends
+        durations = words.durations_s / _MIDDLE_WORD_S * rate / _MIDDLE_RATE
+        pace[behind, 2] = np.log(durations) / _WORD_DEVIATION
+        pace[behind, 3] = (words.nums_syllables - _MIDDLE_WORD_SYLLABLES) / _WORD_SYLLABLES_DEVIATION
+        phonemes = np.full((len(ids), NUM_WORD_PHONEMES), -1)
+        phonemes[behind] = words.phonemes
+        return Example(ids, weights, characters, -1, pace, phonemes)
 
 
 def model_config(settings: Settings) -> Config:
@@ -339,7 +352,9 @@ def training(
     """
     torch.manual_seed(settings.seed)
     model = Qwen2(model_config(settings), vocabulary.num_rows)
+    first_classes = data.codes.first_classes
     model.pace = pace = nn.Linear(settings.size.lm_hidden_size, 4)
+    model.phonemes = phonemes = nn.Linear(settings.size.lm_hidden_size, NUM_WORD_PHONEMES * len(first_classes))
     if start is None:
         _initialise(model, vocabulary, prompts.tokens)
     else:
@@ -347,6 +362,8 @@ def training(
     model.to(device)
     examples = Examples(data, heard, prompts, budget.num_frames, voices_share)
     pitch_rows = torch.from_numpy(vocabulary.rows(prompts.tokens.pitch_values)).to(device)
+    first_ids = prompts.tokens.semantic_tokens.start + data.codes.codes[first_classes]
+    first_rows = torch.from_numpy(vocabulary.rows(first_ids)).to(device)
     extra = torch.zeros(vocabulary.num_rows, device=device)
     extra[-1] = math.log(max(1, vocabulary.num_unused))
 
@@ -355,11 +372,15 @@ def training(
         lengths = [len(example.ids) for example in batch]
         ids = torch.from_numpy(vocabulary.rows(np.concatenate([example.ids for example in batch]))).to(device)
         weights = torch.from_numpy(np.concatenate([example.weights for example in batch])).to(device)
-        hidden, attention = model(ids, lengths, settings.guided_lm_layers)
+        hidden, attention, read = model(ids, lengths, settings.guided_lm_layers)
         paces = torch.from_numpy(np.concatenate([example.pace for example in batch])).to(device)
         is_paced = ~paces.isnan()
         pace_errors = functional.smooth_l1_loss(pace(hidden)[is_paced], paces[is_paced], beta=0.2, reduction="sum")
         pace_loss = pace_errors / is_paced.sum().clamp_min(1)
+        of_words = torch.from_numpy(np.concatenate([example.phonemes for example in batch])).to(device)
+        is_behind = of_words[:, 0] >= 0
+        told = phonemes(read[is_behind]).unflatten(1, (NUM_WORD_PHONEMES, -1))
+        phonemes_loss = functional.cross_entropy(told.flatten(0, 1), of_words[is_behind].flatten())
         before, wanted, weights = hidden[:-1], ids[1:], weights[1:]  # a sequence's first token is always given
 
         is_learnt = weights > 0
@@ -367,11 +388,15 @@ def training(
         wanted = wanted[is_learnt]
         each_loss, weights = functional.cross_entropy(logits, wanted, reduction="none"), weights[is_learnt]
         token_loss = (each_loss * weights).mean()
+        sound = (wanted[:, None] == first_rows).nonzero()
+        sound_losses = functional.cross_entropy(logits[sound[:, 0]][:, first_rows], sound[:, 1], reduction="none")
+        sound_loss = sound_losses.sum() / max(1, len(wanted))
         right = (logits.argmax(dim=1) == wanted).float().mean()
 
         masses = [
-            torch.cat([_mass(*pair) for pair in zip(layer, (example.characters for example in batch), strict=True)])
+            torch.cat([_mass(maps[head], example.characters[head]) for maps, example in zip(layer, batch, strict=True)])
             for layer in attention
+            for head in range(OBSERVED_HEADS)
         ]
         guide_loss = torch.stack([-mass.clamp_min(_MIN_MASS).log().mean() for mass in masses]).mean()
 
@@ -379,8 +404,8 @@ def training(
         chooses = [int(b) + example.pitch_at for b, example in zip(begins, batch, strict=True) if example.pitch_at >= 0]
         pitch_loss = _pitch_loss(hidden[[at - 1 for at in chooses]], ids[chooses], model, pitch_rows)
         pitch_share = len(chooses) / max(1, len(wanted))
-        hints = _GUIDE_WEIGHT * guide_loss + _PACE_HINT_WEIGHT * pace_loss
-        total = token_loss + _PITCH_WEIGHT * pitch_share * pitch_loss + hints
+        total = token_loss + _SOUND_WEIGHT * sound_loss + _PITCH_WEIGHT * pitch_share * pitch_loss
+        total += _GUIDE_WEIGHT * guide_loss + _PACE_HINT_WEIGHT * pace_loss + _PHONEMES_HINT_WEIGHT * phonemes_loss
         return {
             "total": total,
             "token": token_loss,
@@ -390,6 +415,8 @@ def training(
             "mass": torch.stack([mass.mean() for mass in masses]).mean(),
             "pitch": pitch_loss,
             "pace": pace_loss,
+            "sound": sound_losses.mean(),
+            "phonemes": phonemes_loss,
         }
 
     matrices = [parameter for parameter in model.layers.parameters() if parameter.ndim == 2]

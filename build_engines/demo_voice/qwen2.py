@@ -11,6 +11,8 @@ Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and val
 Past = tuple[torch.Tensor, torch.Tensor] | None  # keys and values
 Cache = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer
 
+OBSERVED_HEADS = 2
+
 
 class Qwen2(nn.Module):
     """Token ids to hidden states and logits; names of attributes are those of the checkpoint behind "model."."""
@@ -25,28 +27,29 @@ class Qwen2(nn.Module):
 
     def forward(
         self, ids: torch.Tensor, lengths: list[int], observed_layers: tuple[int, ...] = ()
-    ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+    ) -> tuple[torch.Tensor, list[list[torch.Tensor]], torch.Tensor]:
         """Sequences one after another, none of which sees another: nothing is spent on filling rows.
 
         Args:
             ids: [positions] of all sequences.
             lengths: of each sequence.
-            observed_layers: those whose first head's attention is wanted.
+            observed_layers: those whose first heads' attention is wanted.
 
         Returns:
-            Hidden states [positions, hidden] after the final norm, and for each observed layer the attention
-            [length, length] within each sequence.
+            Hidden states [positions, hidden] after the final norm; for each observed layer the attention
+            [OBSERVED_HEADS, length, length] within each sequence; and what the last of them reads [positions, hidden].
         """
         hidden = self.embed_tokens(ids)
         positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])
         rotation = rotary(positions, self.head_dim, self.theta)
-        observed = []
+        observed, last_read = [], hidden
         for index, layer in enumerate(self.layers):
-            hidden, (query, key, _value) = layer(hidden, rotation, lengths, None)
+            hidden, read, (query, key, _value) = layer(hidden, rotation, lengths, None)
             if index in observed_layers:
-                queries, keys = query[0].split(lengths), key[0].split(lengths)
+                last_read = read
+                queries, keys = query[:OBSERVED_HEADS].split(lengths, dim=1), key[0].split(lengths)
                 observed.append([_attention(*pair) for pair in zip(queries, keys, strict=True)])
-        return self.norm(hidden), observed
+        return self.norm(hidden), observed, last_read
 
     def step(self, ids: torch.Tensor, cache: Cache | None) -> tuple[torch.Tensor, Cache]:
         """Go on from a cache (None: from the start) with ids [new]: the last one's logits, and the cache."""
@@ -55,7 +58,7 @@ class Qwen2(nn.Module):
         hidden, rotation = self.embed_tokens(ids), rotary(positions, self.head_dim, self.theta)
         new_cache: Cache = []
         for index, layer in enumerate(self.layers):
-            hidden, (_query, key, value) = layer(hidden, rotation, [len(ids)], cache[index] if cache else None)
+            hidden, _read, (_query, key, value) = layer(hidden, rotation, [len(ids)], cache[index] if cache else None)
             new_cache.append((key, value))
         return self.norm(hidden[-1]) @ self.embed_tokens.weight.T, new_cache
 
@@ -73,10 +76,12 @@ class Layer(nn.Module):
 
     def forward(
         self, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], lengths: list[int], past: Past
-    ) -> tuple[torch.Tensor, Heads]:
-        mixed, heads = self.self_attn(self.input_layernorm(hidden), rotation, lengths, past)
+    ) -> tuple[torch.Tensor, torch.Tensor, Heads]:
+        """The next hidden states, what the attention reads of the given ones, and its heads."""
+        read = self.input_layernorm(hidden)
+        mixed, heads = self.self_attn(read, rotation, lengths, past)
         hidden = hidden + mixed
-        return hidden + self.mlp(self.post_attention_layernorm(hidden)), heads
+        return hidden + self.mlp(self.post_attention_layernorm(hidden)), read, heads
 
 
 class Attention(nn.Module):
@@ -143,9 +148,10 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torc
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """The weights [positions, positions] of one head over one whole sequence."""
+    """The weights [heads, positions, positions] of heads that share a key [positions, head_dim], one whole sequence."""
     scores = query @ key.T * query.shape[-1] ** -0.5
-    return scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf")).softmax(dim=-1)
+    is_ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+    return scores.masked_fill(is_ahead, float("-inf")).softmax(dim=-1)
 
 
 def rotary(positions: torch.Tensor, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
