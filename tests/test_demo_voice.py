@@ -432,6 +432,12 @@ def test_f0_is_measured_within_one_percent(f0_hz: float) -> None:
     assert measures.f0_hz(sum(np.sin(k * phase) / k for k in range(1, 20))) == pytest.approx(f0_hz, rel=0.01)
 
 
+def test_a_loud_second_harmonic_is_not_taken_for_f0() -> None:
+    phase = 2 * np.pi * 118 * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    wave = sum((0.26 if k % 2 else 1.0) * np.sin(k * phase) for k in range(1, 9))
+    assert measures.f0_hz(wave) == pytest.approx(118, rel=0.01)
+
+
 def test_noise_has_no_f0() -> None:
     assert np.isnan(measures.f0_hz(np.random.default_rng(0).normal(size=SAMPLE_RATE_HZ)))
 
