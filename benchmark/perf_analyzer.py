@@ -46,6 +46,8 @@ VOICE = TokenVoice(np.arange(32, dtype=np.int32))
 # processors that the server runs on. To take the end for the first response is a factor of 3 or more.
 TOLERANCE = 0.1
 NUM_ROUNDS = 6
+# Once in hundreds of runs it was seen to leave a request out of its profile.
+_MAX_ATTEMPTS = 3
 STUDENT_T = 4.032  # of a 99% interval with NUM_ROUNDS - 1 degrees of freedom
 
 
@@ -160,8 +162,19 @@ def run_perf_analyzer(url: str, request: ModelInferRequest, concurrency: int, nu
 
     Raises:
         PerfAnalyzerMissing: it cannot be run.
-        PerfAnalyzerError: the server is not there or refused a request.
+        PerfAnalyzerError: the server is not there or refused a request, or some are left out every time.
     """
+    for _attempt in range(_MAX_ATTEMPTS):
+        latencies = _profile(url, request, concurrency, num_requests)
+        if len(latencies.end_s) == num_requests:
+            return latencies
+    raise PerfAnalyzerError(
+        f"perf_analyzer measured {len(latencies.end_s)} of {num_requests} requests in the last of {_MAX_ATTEMPTS} runs"
+    )
+
+
+def _profile(url: str, request: ModelInferRequest, concurrency: int, num_requests: int) -> Latencies:
+    """Of one run, maybe of fewer requests."""
     with tempfile.TemporaryDirectory(prefix="perf_analyzer-") as scratch:
         data, profile = Path(scratch, "data.json"), Path(scratch, "profile.json")
         data.write_text(json.dumps(input_data(request)))
@@ -172,10 +185,7 @@ def run_perf_analyzer(url: str, request: ModelInferRequest, concurrency: int, nu
         )
         if done.returncode != 0 or not profile.exists():
             raise PerfAnalyzerError(f"perf_analyzer failed with exit code {done.returncode}:\n{done.stdout.strip()}")
-        latencies = read_profile(profile.read_bytes())
-    if len(latencies.end_s) != num_requests:
-        raise PerfAnalyzerError(f"perf_analyzer measured {len(latencies.end_s)} of {num_requests} requests")
-    return latencies
+        return read_profile(profile.read_bytes())
 
 
 def check_perf_analyzer() -> None:

@@ -113,3 +113,40 @@ def test_libraries_are_found_under_the_names_that_the_program_asks_for(program: 
     )
 
     perf_analyzer.check_perf_analyzer()
+
+
+@pytest.fixture
+def profiles(program: Path) -> Path:
+    """Where a test puts what perf_analyzer is to write: 1.json in its first run, 2.json in its second, and so on."""
+    write_program(
+        program,
+        f'cd {program.parent}; runs=$(($(cat runs 2>/dev/null) + 1)); echo "$runs" >runs\n'
+        'while [ "$1" != --profile-export-file ]; do shift; done; cp "$runs.json" "$2"',
+    )
+    return program.parent
+
+
+def run_twice_at_once() -> perf_analyzer.Latencies:
+    request = speech_request(
+        "spark_tts_stream", "hello", ControlledVoice("female"), {}, keep_tokens=False, normalize_text=False
+    )
+    return perf_analyzer.run_perf_analyzer("localhost:8001", request, concurrency=2, num_requests=2)
+
+
+LEFT_OUT = PROFILE.replace(b'"response_timestamps":[1795275330125000000,1795275330750000000],', b"")
+
+
+def test_run_that_leaves_a_request_out_is_made_again(profiles: Path) -> None:
+    (profiles / "1.json").write_bytes(LEFT_OUT)
+    (profiles / "2.json").write_bytes(PROFILE)
+
+    np.testing.assert_allclose(run_twice_at_once().end_s, [1.0, 0.75])
+
+
+def test_runs_that_always_leave_a_request_out_are_an_error(profiles: Path) -> None:
+    for run in (1, 2, 3):
+        (profiles / f"{run}.json").write_bytes(LEFT_OUT)
+
+    with pytest.raises(PerfAnalyzerError, match="1 of 2 requests in the last of 3 runs"):
+        run_twice_at_once()
+    assert (profiles / "runs").read_text() == "3\n"
