@@ -46,9 +46,9 @@ VOICE = TokenVoice(np.arange(32, dtype=np.int32))
 # processors that the server runs on. To take the end for the first response is a factor of 3 or more.
 TOLERANCE = 0.1
 NUM_ROUNDS = 6
+STUDENT_T = 4.032  # of a 99% interval with NUM_ROUNDS - 1 degrees of freedom
 # Once in hundreds of runs it was seen to leave a request out of its profile.
 _MAX_ATTEMPTS = 3
-STUDENT_T = 4.032  # of a 99% interval with NUM_ROUNDS - 1 degrees of freedom
 
 
 class PerfAnalyzerMissing(BenchmarkError):
