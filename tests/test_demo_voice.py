@@ -208,7 +208,7 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         assert has_rate.size == 0 or is_controlled
         assert not is_controlled or has_rate[0] == np.flatnonzero(follows)[0] - 1
         assert has_syllables[0] == np.flatnonzero(says if is_controlled else follows)[0] - 1
-        assert [list(ends) for ends in of_words] == [[text_end - len(" two"), text_end]] * 2
+        assert [list(places) for places in of_words] == [[text_end - len(" two"), text_end]] * 2
         # the last letters of the text are said last, also behind a transcript, whose own are said before
         assert text_end - 3 <= letters[says].max() <= text_end - 1
         own = says if is_controlled else follows

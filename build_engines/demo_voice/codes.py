@@ -96,7 +96,7 @@ class SemanticCodes:
         first_frame = np.searchsorted(run, run, side="left")
         ages = np.arange(num_frames) - first_frame
         is_silent = np.array([label == _PAUSE for label in labels])[current]
-        bases = np.array([NUM_AGES * self._index.get(label, len(self.phonemes)) for label in labels])[current]
+        bases = np.array([NUM_AGES * self._index.get(label, self.silence) for label in labels])[current]
         return (bases + np.minimum(ages, np.where(is_silent, _NUM_PAUSE_AGES, NUM_AGES) - 1)).astype(np.int16)
 
     def ages(self, classes: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ often as there are of them, so that, written out for each of them, the full voca
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -367,17 +367,20 @@ def training(
     extra = torch.zeros(vocabulary.num_rows, device=device)
     extra[-1] = math.log(max(1, vocabulary.num_unused))
 
+    def joined(arrays: Iterable[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(list(arrays))).to(device)
+
     def losses(generator: np.random.Generator) -> Losses:
         batch = examples.batch(budget.batch_size * budget.num_frames, generator)
         lengths = [len(example.ids) for example in batch]
-        ids = torch.from_numpy(vocabulary.rows(np.concatenate([example.ids for example in batch]))).to(device)
-        weights = torch.from_numpy(np.concatenate([example.weights for example in batch])).to(device)
+        ids = joined(vocabulary.rows(example.ids) for example in batch)
+        weights = joined(example.weights for example in batch)
         hidden, attention, read = model(ids, lengths, settings.guided_lm_layers)
-        paces = torch.from_numpy(np.concatenate([example.pace for example in batch])).to(device)
+        paces = joined(example.pace for example in batch)
         is_paced = ~paces.isnan()
         pace_errors = functional.smooth_l1_loss(pace(hidden)[is_paced], paces[is_paced], beta=0.2, reduction="sum")
         pace_loss = pace_errors / is_paced.sum().clamp_min(1)
-        of_words = torch.from_numpy(np.concatenate([example.phonemes for example in batch])).to(device)
+        of_words = joined(example.phonemes for example in batch)
         is_behind = of_words[:, 0] >= 0
         told = phonemes(read[is_behind]).unflatten(1, (NUM_WORD_PHONEMES, -1))
         phonemes_loss = functional.cross_entropy(told.flatten(0, 1), of_words[is_behind].flatten())
