@@ -25,6 +25,9 @@ from tritone_client.connection import open_async_channel
 SAMPLE_PERIOD_S = 0.5
 PIPELINE_MODELS = ("spark_tts_stream", "spark_tts")  # either describes the checkpoint
 METRICS_TIMEOUT_S = 5
+# Triton counts an execution after it has answered: a client that has all its answers may be ahead of the counts.
+SETTLING_PERIOD_S = 0.05
+MAX_SETTLING_S = 1.0
 OWN_METRICS = "tritone_"
 GPU_METRICS = ("nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_power_usage")
 
@@ -175,12 +178,24 @@ class ServerSide:
         return (await self._metrics())[0].get(name)
 
     async def _snapshot(self) -> Snapshot:
-        statistics, (counters, _) = await asyncio.gather(self._statistics(), self._metrics())
+        statistics = await self._settled_statistics()
+        counters, _ = await self._metrics()
         return Snapshot(time.perf_counter(), statistics, counters, await asyncio.to_thread(self._cpu_s))
 
     async def _statistics(self) -> dict[str, ModelStatistics]:
         answer = await self._stub.ModelStatistics(ModelStatisticsRequest())
         return {statistics.name: statistics for statistics in answer.model_stats}
+
+    async def _settled_statistics(self) -> dict[str, ModelStatistics]:
+        """Those that nothing has been added to for a while, or, of a server that others keep busy, the last ones."""
+        statistics = await self._statistics()
+        give_up_at_s = time.perf_counter() + MAX_SETTLING_S
+        while time.perf_counter() < give_up_at_s:
+            await asyncio.sleep(SETTLING_PERIOD_S)
+            before, statistics = statistics, await self._statistics()
+            if statistics == before:
+                break
+        return statistics
 
     async def _metrics(self) -> tuple[dict[str, float], dict[str, float]]:
         """The server's own counters, and the gauges that matter; both are empty where there are no metrics."""

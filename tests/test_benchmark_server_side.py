@@ -1,13 +1,24 @@
 """What is made of a server's own figures."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
 
+import grpc.aio
 import pytest
-from tritonclient.grpc.service_pb2 import ModelStatistics
+from tritonclient.grpc.service_pb2 import ModelStatistics, ModelStatisticsRequest, ModelStatisticsResponse
 
-from benchmark.server_side import ModelFigures, Snapshot, find_process, parse_metrics, server_figures
+from benchmark.server_side import (
+    ModelFigures,
+    ServerFigures,
+    ServerSide,
+    Snapshot,
+    find_process,
+    parse_metrics,
+    server_figures,
+)
+from tests.scheduled_triton import ScheduledTriton
 
 METRICS = """\
 # HELP tritone_lm_tokens_total Tokens that the language model made
@@ -69,6 +80,36 @@ def test_a_server_elsewhere_has_no_processes_to_look_at() -> None:
     nothing = Snapshot(0.0, {}, {}, None)
     figures = server_figures(nothing, Snapshot(1.0, {}, {}, None), {}, [])
     assert figures.cpu_cores is figures.memory_mb is None and figures.models == ()
+
+
+class LateTriton(ScheduledTriton):
+    """Has counted so many executions whenever it is asked, the last number from then on."""
+
+    def __init__(self, counts: list[int]) -> None:
+        super().__init__()
+        self.counts = counts
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: ModelStatisticsRequest, context: grpc.aio.ServicerContext
+    ) -> ModelStatisticsResponse:
+        count = self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
+        return ModelStatisticsResponse(model_stats=[statistics("vocoder", count, 0, count, 0.0, 0.0)])
+
+
+def test_what_triton_counts_after_its_answer_belongs_to_the_measurement_before() -> None:
+    server = LateTriton([9, 10, 10, 13, 14, 14])
+
+    async def measure() -> ServerFigures:
+        figures: list[ServerFigures] = []
+        async with ServerSide(server.url, None) as side, side.observed(figures):
+            pass
+        return figures[0]
+
+    try:
+        (model,) = asyncio.run(measure()).models
+    finally:
+        server.stop()
+    assert model.num_requests == 4
 
 
 @pytest.fixture
