@@ -66,7 +66,7 @@ _PACE_HINT_WEIGHT, _PACE_HINT_TOKENS = 3.0, 12
 # How words sound is learnt slowly out of tokens most of which only go on with a sound. Another linear function,
 # `phonemes`, must tell behind each word what it is made of, out of what later positions read there; and where a sound
 # begins, which one counts once more, apart from whether one begins: weighed more, sounds would end too soon.
-_PHONEMES_HINT_WEIGHT, _SOUND_WEIGHT = 0.5, 2.0
+_PHONEMES_HINT_WEIGHT, _SOUND_WEIGHT = 0.5, 6.0
 LM_HINTS = ("pace.weight", "pace.bias", "phonemes.weight", "phonemes.bias")  # not part of the checkpoint
 
 # Of true tokens alone it learns to go on at the pace so far, and by chance drifts away from the wanted one: where the
@@ -289,6 +289,7 @@ class Examples:
         letters = self._data.characters(reference)[:, : len(heard)]
         example.characters[:, len(prompt) - len(heard) : len(prompt)] = 2 + letters
         example.weights[len(prompt) : -1][:_BEGIN_TOKENS] = _BEGIN_WEIGHT
+        self._hint_at_words(example, reference, text_begin=2)
         return example
 
     def _example(
@@ -316,14 +317,20 @@ class Examples:
         rate = _words_per_minute(utterance)
         syllables = 60 * utterance.syllables_per_s / rate
         pace[first - 1 :][:_PACE_HINT_TOKENS, 1] = np.log(syllables / _MIDDLE_SYLLABLES) / _SYLLABLES_DEVIATION
+        phonemes = np.full((len(ids), NUM_WORD_PHONEMES), -1)
+        example = Example(ids, weights, characters, -1, pace, phonemes)
+        self._hint_at_words(example, index, text_begin)
+        return example
+
+    def _hint_at_words(self, example: Example, index: int, text_begin: int) -> None:
+        """Write down what is to be found behind the words of an utterance, whose text begins there."""
         words = self._data.words(index)
         behind = text_begin + words.ends
+        rate = _words_per_minute(self._data.utterances[index])
         durations = words.durations_s / _MIDDLE_WORD_S * rate / _MIDDLE_RATE
-        pace[behind, 2] = np.log(durations) / _WORD_DEVIATION
-        pace[behind, 3] = (words.nums_syllables - _MIDDLE_WORD_SYLLABLES) / _WORD_SYLLABLES_DEVIATION
-        phonemes = np.full((len(ids), NUM_WORD_PHONEMES), -1)
-        phonemes[behind] = words.phonemes
-        return Example(ids, weights, characters, -1, pace, phonemes)
+        example.pace[behind, 2] = np.log(durations) / _WORD_DEVIATION
+        example.pace[behind, 3] = (words.nums_syllables - _MIDDLE_WORD_SYLLABLES) / _WORD_SYLLABLES_DEVIATION
+        example.phonemes[behind] = words.phonemes
 
 
 def model_config(settings: Settings) -> Config:
