@@ -65,7 +65,7 @@ _BEGIN_WEIGHT, _BEGIN_TOKENS = 2.0, 15
 _PACE_HINT_WEIGHT, _PACE_HINT_TOKENS = 3.0, 12
 # How words sound is learnt slowly out of tokens most of which only go on with a sound. Another linear function,
 # `phonemes`, must tell behind each word what it is made of, out of what later positions read there; and where a sound
-# begins, which one counts once more, apart from whether one begins: weighed more, sounds would end too soon.
+# begins, which one counts again, apart from whether one begins, which would end sounds too soon if it counted more.
 _PHONEMES_HINT_WEIGHT, _SOUND_WEIGHT = 0.5, 6.0
 LM_HINTS = ("pace.weight", "pace.bias", "phonemes.weight", "phonemes.bias")  # not part of the checkpoint
 
