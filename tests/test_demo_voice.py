@@ -208,10 +208,10 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         assert has_rate.size == 0 or is_controlled
         assert not is_controlled or has_rate[0] == np.flatnonzero(follows)[0] - 1
         assert has_syllables[0] == np.flatnonzero(says if is_controlled else follows)[0] - 1
-        ends_words = [text_end - len(" two"), text_end]
+        word_ends = [text_end - len(" two"), text_end]
         if num_given and not is_controlled:
-            ends_words = [2 + len("one"), 2 + len("one two"), *ends_words]  # of the transcript
-        assert [list(places) for places in of_words] == [ends_words] * 2
+            word_ends = [2 + len("one"), 2 + len("one two"), *word_ends]  # of the transcript
+        assert [list(places) for places in of_words] == [word_ends] * 2
         # the last letters of the text are said last, also behind a transcript, whose own are said before
         assert text_end - 3 <= letters[says].max() <= text_end - 1
         own = says if is_controlled else follows
@@ -220,7 +220,7 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         # each is said while the end of its own word is looked at
         assert (ends[says] > letters[says]).all() and (ends[~says] == -1).all()
         assert set(ends[own]) == {text_end - len(" two"), text_end}
-        assert list(np.flatnonzero((example.phonemes >= 0).all(axis=1))) == ends_words
+        assert list(np.flatnonzero((example.phonemes >= 0).all(axis=1))) == word_ends
     assert any(example.pitch_at >= 0 for example in drawn)
     assert any((example.weights[np.isin(example.ids, t.semantic_tokens)] == 0)[0] for example in drawn)
     for example in drawn:
