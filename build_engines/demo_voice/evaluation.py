@@ -4,11 +4,11 @@ espeak-ng's own speech is measured beside it by the same recogniser, which under
 something only beside espeak's.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -36,7 +36,7 @@ _MAX_SERVER_LOSS = 0.02  # a figure through the engines against the same one wit
 
 _SEED = 2**31 - 1  # no utterance of the training data has its texts drawn with it
 _NUM_LANGUAGE_MODEL_TEXTS = 20_000
-_CLASSIFIER_CLIPS = 40  # of each voice at each pitch
+_CLASSIFIER_CLIPS = 160  # of each voice at each pitch
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,13 @@ class _Judges:
     def __init__(self, processes: ProcessPoolExecutor, generator: np.random.Generator) -> None:
         self._processes = processes
         voices, pitches = np.mgrid[: len(VOICES), : len(LABELS), :_CLASSIFIER_CLIPS][:2].reshape(2, -1)
-        clips = []
-        for voice, pitch in zip(voices, pitches, strict=True):
+
+        def clip(voice: int, pitch: int) -> np.ndarray:
             speed = int(generator.integers(len(LABELS)))
-            samples = data.speak(fresh_sentence(generator), int(voice), int(pitch), speed, generator)[1]
-            clips.append(data.to_float(samples))
-        self._classifier = VoiceClassifier(clips, voices, pitches)
+            return data.to_float(data.speak(fresh_sentence(generator), voice, pitch, speed, generator)[1])
+
+        styles = tqdm(list(zip(voices.tolist(), pitches.tolist(), strict=True)), desc="learns voices", unit=" clips")
+        self._classifier = VoiceClassifier(itertools.starmap(clip, styles), voices, pitches)
 
     def word_error(
         self, name: str, lines: Sequence[_Line], clips: Iterable[np.ndarray], at_most: float | None = None
@@ -163,7 +164,7 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
         return fresh_sentence(generator)
 
     all_styles, middling_styles = (
-        generator.permutation(list(product(range(2), levels, levels))) for levels in (range(5), range(1, 4))
+        generator.permutation(list(itertools.product(range(2), levels, levels))) for levels in (range(5), range(1, 4))
     )
 
     # words are judged at middling styles: of the outer ones the recogniser understands espeak's own speech hardly

@@ -1,6 +1,6 @@
 """Who speaks? A small classifier of espeak-ng's voices that has nothing to do with the networks it judges."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -8,39 +8,44 @@ from build_engines.demo_voice import measures
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ
 
 _WINDOW, _HOP = 512, 256
-# Finer ones would tell two more of a hundred clips of espeak right, by how rough the spectrum is and not by its shape:
-# whoever speaks through a vocoder, they hear the vocoder.
+# Finer ones hear how rough the spectrum is, not only its shape: of whoever speaks through a vocoder, the vocoder.
 _NUM_BANDS, _NUM_COEFFICIENTS = 40, 13
 _AUDIBLE = 0.02  # of the loudest window
 _BAND_FLOOR = 1e-2  # of a band's power: what is fainter, nobody hears beside the rest
 _UNVOICED_F0_HZ = 150.0
-_SHRINKAGE = 0.02  # of the covariance towards a diagonal one
+# Of each covariance towards what they have in common. From 160 clips of each voice and pitch, of espeak's own fresh
+# ones 99.1% are told right and 99.9% have the right gender; by the common covariance alone 92.1% and 97.9%.
+_SHRINKAGE = 0.1
+_MIN_VARIANCE = 1e-6
 
 
 class VoiceClassifier:
-    """Nearest mean of F0 and long-term cepstra under one covariance (linear discriminant analysis).
+    """The likeliest of normal distributions of F0 and long-term cepstra (quadratic discriminant analysis).
 
-    A voice has a mean for each of its pitches: played faster, a man's formants are where a woman's are.
+    A voice has one for each of its pitches: played faster, a man's formants are where a woman's are.
 
     Args:
         clips: samples float32 [n] at 16 kHz each.
         voices, pitches: int64 [clips]: who speaks in them, and at which label.
     """
 
-    def __init__(self, clips: Sequence[np.ndarray], voices: np.ndarray, pitches: np.ndarray) -> None:
+    def __init__(self, clips: Iterable[np.ndarray], voices: np.ndarray, pitches: np.ndarray) -> None:
         features = np.stack([_features(clip) for clip in clips])
         classes, labels = np.unique(np.stack([voices, pitches], axis=1), axis=0, return_inverse=True)
         self._voices = classes[:, 0]
         self._means = np.stack([features[labels == label].mean(axis=0) for label in range(len(classes))])
         deviations = features - self._means[labels]
-        covariance = deviations.T @ deviations / len(deviations)
-        covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(np.diag(covariance) + 1e-6)
-        self._precision = np.linalg.inv(covariance)
+        common = deviations.T @ deviations / len(deviations) + _MIN_VARIANCE * np.eye(features.shape[1])
+        own = np.stack([np.cov(features[labels == label].T) for label in range(len(classes))])
+        covariances = (1 - _SHRINKAGE) * own + _SHRINKAGE * common
+        self._precisions = np.linalg.inv(covariances)
+        self._log_determinants = np.linalg.slogdet(covariances)[1]
 
     def identify(self, clip: np.ndarray) -> int:
         """The likeliest voice."""
         distances = self._means - _features(clip)
-        return int(self._voices[np.einsum("vi,ij,vj->v", distances, self._precision, distances).argmin()])
+        unlikeliness = np.einsum("vi,vij,vj->v", distances, self._precisions, distances) + self._log_determinants
+        return int(self._voices[unlikeliness.argmin()])
 
 
 def _features(clip: np.ndarray) -> np.ndarray:
