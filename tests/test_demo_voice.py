@@ -201,15 +201,18 @@ def test_examples_learn_the_speech_and_its_end_and_point_at_the_letters_that_are
         text_end = list(example.ids).index(t.end_content)
         assert not example.weights[: text_end + 1].any()
         assert (follows[says] == (np.arange(says.sum()) >= num_given)).all()
-        num_weighty, weight = (40, 4) if is_controlled else (15, 2) if num_given else (0, 1)
-        assert (example.weights[follows] == np.where(np.arange(follows.sum()) < num_weighty, weight, 1)).all()
+        follows_transcript = bool(num_given) and not is_controlled
+        is_first = np.arange(follows.sum()) < (40 if is_controlled else 30 if follows_transcript else 0)
+        assert (example.weights[follows] == np.where(is_first, 4, 1)).all()
+        assert (example.stress[follows] == np.where(is_first & follows_transcript, 4, 1)).all()
+        assert (example.stress[~follows] == 1).all()
         assert example.weights[-1] == 1
         has_rate, has_syllables, *of_words = (np.flatnonzero(~np.isnan(column)) for column in example.pace.T)
         assert has_rate.size == 0 or is_controlled
         assert not is_controlled or has_rate[0] == np.flatnonzero(follows)[0] - 1
         assert has_syllables[0] == np.flatnonzero(says if is_controlled else follows)[0] - 1
         word_ends = [text_end - len(" two"), text_end]
-        if num_given and not is_controlled:
+        if follows_transcript:
             word_ends = [2 + len("one"), 2 + len("one two"), *word_ends]  # of the transcript
         assert [list(places) for places in of_words] == [word_ends] * 2
         # the last letters of the text are said last, also behind a transcript, whose own are said before
@@ -389,7 +392,8 @@ def test_voices_alone_end_before_the_speech(trained: Workshop) -> None:
     t = trained.prompts.tokens
     for example in (examples.draw(generator) for _ in range(10)):
         assert example.ids[-1] == t.end_global
-        assert len(example.ids) == len(example.weights) == example.characters.shape[1] == len(example.phonemes)
+        lengths = {len(example.ids), *map(len, (example.weights, example.stress, example.pace, example.phonemes))}
+        assert lengths == {example.characters.shape[1]}
         assert np.isin(example.ids, t.global_tokens).sum() == 32
 
 

@@ -30,14 +30,14 @@ from tritone.voices import TokenVoice
 
 # Shares of the modes. Controlled ones are the only ones that learn to choose a pitch and a voice; clones with a
 # transcript have two things to learn, when to begin anew among them. Of those without, two in five are drawn again.
-_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.3, 0.15, 0.2  # the rest: clones with a transcript
+_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.27, 0.13, 0.2  # the rest: clones with a transcript
 _MODERATE = 2
 _MODERATE_SPEED_VALUES = range(int(measures.SPEED_CUTOFFS[1]), int(measures.SPEED_CUTOFFS[2]) + 1)
 _REFERENCE_HEARD_SHARE = 0.7
 _SAME_F0 = 0.03  # two utterances of a voice whose F0 differs by less have one timbre
 _SAME_PACE = 0.1  # of syllables per second: a clone with a transcript goes on at the reference's pace
 _CALM_SPEEDS = (1, 2, 3)  # labels at which a clone speaks whose reference tells no pace
-_SEPARATORS = ("", "", " ")  # between transcript and text, which the published prompt joins without one
+_SPACE_SHARE = 0.1  # of transcripts end with a space; the published prompt joins transcript and text without one
 
 # Without attention to the right letters it babbles; see the design notes. How a letter sounds depends on the letters
 # behind it, which no position before them has seen: a second head looks where all of the word has been read.
@@ -55,8 +55,9 @@ _LABEL_MARGINS_SPEED = (0.25, 0.25, 0.45, 0.25, 0.25)  # by label: the moderate 
 _VOICE_WEIGHT = 8.0
 # Of the first tokens of controlled speech: they alone ask what pace is wanted, later ones follow them.
 _PACE_WEIGHT, _PACE_TOKENS = 4.0, 40
-# Of the first tokens that follow a transcribed reference: they alone ask where in the text the transcript ends.
-_BEGIN_WEIGHT, _BEGIN_TOKENS = 2.0, 15
+# Of the first tokens that follow a transcribed reference, and of which letter and sound they say: they alone ask where
+# in the text the transcript ends.
+_BEGIN_WEIGHT, _BEGIN_TOKENS = 4.0, 30
 
 # How fast syllables come depends on the words as much as on the rate: what rate makes the wanted pace of these words is
 # not found out of the tokens alone. A linear function of the hidden states, `pace`, must tell behind each word how long
@@ -123,6 +124,7 @@ class Example:
     Attributes:
         ids: token ids, int64 [n].
         weights: of each token's loss, float32 [n]: 0 for what is given.
+        stress: how much more than elsewhere it counts which letters and which sound a token says, float32 [n].
         characters: for the tokens that say a character, given or not, its position in `ids` and that of what follows
             its word, else -1; int64 [2, n].
         pitch_at: where the pitch value is, -1 if there is none to learn.
@@ -133,6 +135,7 @@ class Example:
 
     ids: np.ndarray
     weights: np.ndarray
+    stress: np.ndarray
     characters: np.ndarray
     pitch_at: int
     pace: np.ndarray
@@ -176,6 +179,7 @@ class Examples:
                     example,
                     ids=example.ids[:end],
                     weights=example.weights[:end],
+                    stress=example.stress[:end],
                     characters=example.characters[:, :end],
                     pace=example.pace[:end],
                     phonemes=example.phonemes[:end],
@@ -282,13 +286,14 @@ class Examples:
         if not with_transcript:
             prompt = self._prompts.clone(utterance.text, TokenVoice(voice))
             return self._example(index, prompt, [], text_begin=2)
-        transcript = said.text + _SEPARATORS[generator.integers(len(_SEPARATORS))]
+        transcript = said.text + (" " if generator.random() < _SPACE_SHARE else "")
         prompt = self._prompts.clone(utterance.text, TokenVoice(voice, heard, transcript))
         example = self._example(index, prompt, [], text_begin=2 + len(transcript))
         # who has followed the transcript finds its end
         letters = self._data.characters(reference)[:, : len(heard)]
         example.characters[:, len(prompt) - len(heard) : len(prompt)] = 2 + letters
-        example.weights[len(prompt) : -1][:_BEGIN_TOKENS] = _BEGIN_WEIGHT
+        for weights in (example.weights, example.stress):
+            weights[len(prompt) : -1][:_BEGIN_TOKENS] = _BEGIN_WEIGHT
         self._hint_at_words(example, reference, text_begin=2)
         return example
 
@@ -318,7 +323,7 @@ class Examples:
         syllables = 60 * utterance.syllables_per_s / rate
         pace[first - 1 :][:_PACE_HINT_TOKENS, 1] = np.log(syllables / _MIDDLE_SYLLABLES) / _SYLLABLES_DEVIATION
         phonemes = np.full((len(ids), NUM_WORD_PHONEMES), -1)
-        example = Example(ids, weights, characters, -1, pace, phonemes)
+        example = Example(ids, weights, np.ones_like(weights), characters, -1, pace, phonemes)
         self._hint_at_words(example, index, text_begin)
         return example
 
@@ -382,6 +387,7 @@ def training(
         lengths = [len(example.ids) for example in batch]
         ids = joined(vocabulary.rows(example.ids) for example in batch)
         weights = joined(example.weights for example in batch)
+        stress = joined(example.stress for example in batch)
         hidden, attention, read = model(ids, lengths, settings.guided_lm_layers)
         paces = joined(example.pace for example in batch)
         is_paced = ~paces.isnan()
@@ -400,7 +406,7 @@ def training(
         token_loss = (each_loss * weights).mean()
         sound = (wanted[:, None] == first_rows).nonzero()
         sound_losses = functional.cross_entropy(logits[sound[:, 0]][:, first_rows], sound[:, 1], reduction="none")
-        sound_loss = sound_losses.sum() / max(1, len(wanted))
+        sound_loss = (sound_losses * stress[1:][is_learnt][sound[:, 0]]).sum() / max(1, len(wanted))
         right = (logits.argmax(dim=1) == wanted).float().mean()
 
         masses = [
@@ -408,7 +414,12 @@ def training(
             for layer in attention
             for head in range(OBSERVED_HEADS)
         ]
-        guide_loss = torch.stack([-mass.clamp_min(_MIN_MASS).log().mean() for mass in masses]).mean()
+        says_letter = torch.from_numpy(np.concatenate([example.characters for example in batch], axis=1) >= 0)
+        stresses = [stress[says_letter[head].to(device)] for _layer in attention for head in range(OBSERVED_HEADS)]
+        guide_losses = [
+            -(mass.clamp_min(_MIN_MASS).log() * counts).mean() for mass, counts in zip(masses, stresses, strict=True)
+        ]
+        guide_loss = torch.stack(guide_losses).mean()
 
         begins = np.cumsum([0, *lengths[:-1]])
         chooses = [int(b) + example.pitch_at for b, example in zip(begins, batch, strict=True) if example.pitch_at >= 0]

@@ -57,7 +57,9 @@ class Settings:
     size: Size = _SIZE
     num_trained_wav2vec2_layers: int = 2
     guided_lm_layers: tuple[int, ...] = (2, 3)
-    num_utterances: int = 20_000
+    # From 20,000 the language model learnt sentences by heart: of the sounds that begin it got 0.7% wrong in them, and
+    # 1.2% in fresh ones.
+    num_utterances: int = 60_000
     max_duration_s: float = 9.0
     # Utterances that the trained encoders listen to, for the language model to hear references as it will in use.
     num_heard: int = 3_000
