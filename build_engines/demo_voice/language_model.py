@@ -414,8 +414,9 @@ def training(
             for layer in attention
             for head in range(OBSERVED_HEADS)
         ]
-        says_letter = torch.from_numpy(np.concatenate([example.characters for example in batch], axis=1) >= 0)
-        stresses = [stress[says_letter[head].to(device)] for _layer in attention for head in range(OBSERVED_HEADS)]
+        stresses = len(attention) * [
+            joined(example.stress[example.characters[head] >= 0] for example in batch) for head in range(OBSERVED_HEADS)
+        ]
         guide_losses = [
             -(mass.clamp_min(_MIN_MASS).log() * counts).mean() for mass, counts in zip(masses, stresses, strict=True)
         ]
