@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -14,8 +14,9 @@ from build_engines.codec import GraphName, ModelName
 from build_engines.networks.vocoder import Vocoder, receptive_field_tokens
 from build_engines.networks.wave_generator import wave_generator_field_tokens
 from build_engines.synthetic import write_synthetic_checkpoint
+from tritone.engines import Host
 from tritone.openvino_engine import OpenVinoEngine
-from tritone.spark_tts.vocoder import VocoderEngine, VocoderRow
+from tritone.spark_tts.vocoder import WAVE_WINDOW_SIZES, VocoderEngine, VocoderRow, full_stretches
 
 GRAPHS = get_args(GraphName)
 MODELS = get_args(ModelName)
@@ -199,6 +200,35 @@ def test_the_vocoder_engine_decodes_any_stretch(
     expected = vocoder(*map(torch.from_numpy, tokens.values())).numpy()[0, 320 * begin : 320 * end]
     assert found.shape == expected.shape
     assert codec.signal_to_noise_db(found, expected) > 90
+
+
+class Counted:
+    """A wave generator of one size that says nothing, and how often it was run."""
+
+    device, max_batch, max_length = Host(), None, None
+
+    def __init__(self, size: int) -> None:
+        self.silence = np.zeros((1, 320 * size), np.float32)
+        self.num_runs = 0
+
+    def run(self, _inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.num_runs += 1
+        return {"waveform": self.silence}
+
+
+def test_a_full_stretch_fills_one_window_and_one_token_more_the_next(checkpoint: Checkpoint, engine_dir: Path) -> None:
+    features, tokens = OpenVinoEngine(engine_dir / "vocoder_features.xml"), make_tokens(1, 400)
+    wave_field = wave_generator_field_tokens(checkpoint.bicodec["decoder"])
+    assert len(full_stretches(wave_field)) == len(WAVE_WINDOW_SIZES)
+
+    def runs(length: int) -> list[int]:
+        waves = {size: Counted(size) for size in WAVE_WINDOW_SIZES}
+        decode(VocoderEngine(features, waves, 40, wave_field, max_batch=1), tokens, 100, 100 + length)
+        return [waves[size].num_runs for size in WAVE_WINDOW_SIZES]
+
+    for index, length in enumerate(full_stretches(wave_field)):
+        assert runs(length) == [int(place == index) for place in range(len(WAVE_WINDOW_SIZES))]
+        assert runs(length + 1)[index] == (1 if length == max(full_stretches(wave_field)) else 0)
 
 
 def test_the_vocoder_engine_refuses_windows_without_room(engine_dir: Path) -> None:

@@ -28,7 +28,7 @@ from build_engines.tensorrt_plans import (
 from tests import fake_tensorrt
 from tritone import tensorrt_engine
 from tritone.spark_tts.codec import SemanticEncoder, SpeakerEncoder, Vocoder
-from tritone.spark_tts.pipeline import WHOLE_CHUNK_TOKENS
+from tritone.spark_tts.vocoder import full_stretches
 from tritone.tensorrt_engine import PlanFacts, TensorRtError
 from tritone.windows import StreamSettings
 
@@ -165,8 +165,8 @@ def test_sizes_at_and_between_the_bounds_are_compared() -> None:
 
 def test_plans_cover_what_the_pipeline_asks_for(checkpoint: Checkpoint) -> None:
     stream = StreamSettings()
-    kept = max(WHOLE_CHUNK_TOKENS, stream.max_chunk + stream.look_ahead)
-    published_field = 67
+    published_field, published_wave_field = 67, 10
+    kept = max(*full_stretches(published_wave_field), stream.max_chunk + stream.look_ahead)
     (features,) = SETTINGS.sizes(checkpoint, "vocoder_features")
     assert features.least == (1, 1) and features.most[1] >= kept + 2 * published_field
     (wav,) = SETTINGS.sizes(checkpoint, "semantic_encoder")

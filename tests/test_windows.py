@@ -59,7 +59,7 @@ def test_stream_windows_join_to_the_whole_where_the_look_ahead_covers_the_field(
 ) -> None:
     tokens = np.random.default_rng(num_tokens).standard_normal(num_tokens).astype(np.float32)
     settings = StreamSettings(first_chunk=4, slow_chunk=10, max_chunk=20, look_ahead=FIELD + 2, fade=2)
-    windows = StreamWindows(settings, FIELD, TOKENS_PER_S, Playback(), Clock())
+    windows = StreamWindows(settings, FIELD, TOKENS_PER_S, Playback(), clock=Clock())
     samples, used = play(windows, tokens, num_at_a_time)
     np.testing.assert_allclose(samples, decoded(tokens), rtol=1e-4, atol=1e-4)
     assert all(window.begin == max(0, window.keep_begin - FIELD) for window in used)
@@ -71,7 +71,7 @@ def streamed(
 ) -> tuple[list[int], float]:
     """The chunks of a stream whose tokens come at a steady pace, and how long its listener was without speech."""
     clock, playback = Clock(), Playback()
-    windows = StreamWindows(SETTINGS, FIELD, TOKENS_PER_S, playback, clock)
+    windows = StreamWindows(SETTINGS, FIELD, TOKENS_PER_S, playback, clock=clock)
     chunks, silent_s = [], 0.0
     began_s = clock.now_s
     while sum(chunks) < num_tokens:
@@ -100,21 +100,38 @@ def test_chunks_grow_with_the_lead() -> None:
     assert chunks[3:13] == [SETTINGS.max_chunk] * 10
 
 
-def test_chunks_are_larger_when_the_server_cannot_keep_up() -> None:
+def test_chunks_are_small_while_a_listener_waits_and_decoding_takes_little() -> None:
+    chunks, silent_s = streamed(tokens_per_s=20, decode_s=0.03)
+    assert silent_s > 0
+    assert chunks[:-1] == [SETTINGS.first_chunk] * len(chunks[:-1])
+
+
+def test_chunks_are_larger_when_decoding_takes_long() -> None:
     chunks, silent_s = streamed(tokens_per_s=20, decode_s=0.05)
     assert silent_s > 0
     assert chunks[0] == SETTINGS.first_chunk
     assert chunks[1:-1] == [SETTINGS.slow_chunk] * len(chunks[1:-1])
 
 
-def test_the_time_of_the_prompt_does_not_make_the_tokens_slow() -> None:
+# of full chunks of 9, 14, 22 and 50, where the first has at least 10 and any at most 40
+@pytest.mark.parametrize(("num_ready", "chunk"), [(10, 10), (13, 13), (14, 14), (21, 14), (22, 22), (90, 22)])
+def test_chunks_fill_the_vocoders_windows(num_ready: int, chunk: int) -> None:
+    windows = StreamWindows(SETTINGS, FIELD, TOKENS_PER_S, Playback(), (9, 14, 22, 50), Clock())
+    window = windows.next(num_ready + SETTINGS.look_ahead, finished=False)
+    assert window == Window(0, chunk + SETTINGS.look_ahead, 0, chunk, SETTINGS.fade)
+
+
+def test_the_time_of_the_prompt_is_no_gap_between_tokens() -> None:
     assert streamed(tokens_per_s=60, decode_s=0.03, prompt_s=5) == streamed(tokens_per_s=60, decode_s=0.03)
 
 
-def test_a_chunk_is_begun_earlier_when_decoding_takes_longer() -> None:
-    slow, fast = (streamed(tokens_per_s=80, decode_s=decode_s) for decode_s in (0.15, 0.01))
-    assert slow[1] == fast[1] == 0
-    assert len(slow[0]) > len(fast[0])
+@pytest.mark.parametrize(("turnaround_s", "begins"), [(0.01, False), (0.15, True)])
+def test_a_chunk_is_begun_earlier_when_decoding_takes_longer(turnaround_s: float, begins: bool) -> None:
+    clock, playback = Clock(), Playback()
+    playback.sent(0.15, clock.now_s)
+    playback.turnaround_s = turnaround_s
+    windows = StreamWindows(SETTINGS, FIELD, TOKENS_PER_S, playback, clock=clock)
+    assert (windows.next(30, finished=False) is not None) == begins
 
 
 def test_a_playback_counts_what_is_left() -> None:

@@ -7,7 +7,7 @@ All positions here count tokens.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,14 +63,14 @@ class StreamSettings:
 
     Attributes:
         first_chunk: the first chunk; later ones are as small only while the listener would run dry otherwise.
-        slow_chunk: the least that is decoded after the first chunk while tokens come much slower than speech.
+        slow_chunk: the least that is decoded after the first chunk while decoding takes long.
         max_chunk: the largest; large windows spend a smaller share on context.
         look_ahead: tokens decoded beyond a chunk, for its right context.
         fade: how many of the look-ahead's tokens are cross-faded with the next chunk.
     """
 
     first_chunk: int = 9  # with the look-ahead 23 tokens: so many are there after a delivery of the language model
-    slow_chunk: int = 42  # fills a window of the vocoder
+    slow_chunk: int = 42
     max_chunk: int = 170
     look_ahead: int = 14
     fade: int = 2
@@ -106,15 +106,15 @@ class Playback:
 class StreamWindows:
     """Plans the chunks of a stream so that the first is out early and the listener never runs dry.
 
-    While tokens come at the speed of speech or faster, a chunk is put off as long as what the listener still has allows
-    it, and then takes all that is there: so chunks are small at first and grow with the lead. When tokens come much
-    slower, no schedule saves the listener from waiting; then chunks are larger, since small ones cost the most.
+    A chunk is put off as long as what the listener still has allows it, and then takes what is there: so chunks are
+    small at first and grow with the lead. A listener who runs dry gets small chunks only while decoding takes little of
+    the time that they last; else these would slow everybody down, and all would wait longer.
     """
 
     # a chunk is begun when the listener's lead is down to the time that the last one took, times so much, and so much
     SAFETY_FACTOR = 1.5
     SAFETY_S = 0.05
-    SLOW = 0.9  # of the speed of speech: slower is much slower
+    LITTLE = 0.2  # of the time that the first chunk lasts: decoding that takes longer takes long
 
     def __init__(
         self,
@@ -122,23 +122,25 @@ class StreamWindows:
         receptive_field: int,
         tokens_per_s: float,
         playback: Playback,
+        full_chunks: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             tokens_per_s: of speech as it is played.
             playback: of the whole stream, which may have several utterances; the caller tells it what was sent.
+            full_chunks: sizes that use the vocoder's fixed windows to the full: one token more would need the next one.
             clock: the time in seconds.
         """
         self._settings = settings
         self._receptive_field = receptive_field
         self._tokens_per_s = tokens_per_s
         self._playback = playback
+        self._full_chunks = full_chunks
         self._clock = clock
         self._num_planned = 0
         self._planned_at_s: float | None = None  # the last window, until it is done
-        self._first_arrival: tuple[float, int] | None = None  # when how many tokens were there
-        self._last_arrival = (0.0, 0)
+        self._last_arrival: tuple[float, int] | None = None  # when how many tokens were there
         self._arrival_gap_s = 0.0
 
     def next(self, num_tokens: int, finished: bool) -> Window | None:
@@ -148,10 +150,11 @@ class StreamWindows:
         remaining = num_tokens - self._num_planned
         if finished and remaining <= self._settings.max_chunk + self._settings.look_ahead:
             return self._window(num_tokens, num_tokens, 0) if remaining > 0 else None
-        ready = remaining - self._settings.look_ahead
-        if not finished and ready < self._least_chunk(now_s):
+        least = 1 if finished else self._least_chunk(now_s)
+        most = min(remaining - self._settings.look_ahead, self._settings.max_chunk)
+        if most < least:
             return None
-        keep_end = self._num_planned + min(ready, self._settings.max_chunk)
+        keep_end = self._num_planned + max((size for size in self._full_chunks if least <= size <= most), default=most)
         return self._window(keep_end, keep_end + self._settings.look_ahead, self._settings.fade)
 
     def _window(self, keep_end: int, end: int, fade: int) -> Window:
@@ -163,28 +166,23 @@ class StreamWindows:
     def _note(self, num_tokens: int, now_s: float) -> None:
         if self._planned_at_s is not None:
             self._playback.turnaround_s, self._planned_at_s = now_s - self._planned_at_s, None
-        if self._first_arrival is None:
+        if self._last_arrival is None:
             if num_tokens:  # what came before was the prompt's time
-                self._first_arrival = self._last_arrival = (now_s, num_tokens)
+                self._last_arrival = (now_s, num_tokens)
         elif num_tokens > self._last_arrival[1]:
             self._arrival_gap_s = now_s - self._last_arrival[0]
             self._last_arrival = (now_s, num_tokens)
 
     def _least_chunk(self, now_s: float) -> int:
         """How many tokens a chunk must have to be decoded now."""
+        first_chunk, turnaround_s = self._settings.first_chunk, self._playback.turnaround_s
         lead_s = self._playback.lead_s(now_s)
         if lead_s == math.inf:
-            return self._settings.first_chunk
-        if self._tokens_are_slow():
-            return self._settings.slow_chunk
-        reserve_s = self.SAFETY_FACTOR * self._playback.turnaround_s + self._arrival_gap_s + self.SAFETY_S
-        return self._settings.first_chunk if lead_s <= reserve_s else self._settings.max_chunk
-
-    def _tokens_are_slow(self) -> bool:
-        if self._first_arrival is None:
-            return False
-        (began_s, num_began), (last_s, num_last) = self._first_arrival, self._last_arrival
-        return num_last - num_began < (last_s - began_s) * self.SLOW * self._tokens_per_s
+            return first_chunk
+        if lead_s > self.SAFETY_FACTOR * turnaround_s + self._arrival_gap_s + self.SAFETY_S:
+            return self._settings.max_chunk
+        takes_long = turnaround_s > self.LITTLE * first_chunk / self._tokens_per_s
+        return self._settings.slow_chunk if takes_long else first_chunk
 
 
 class CrossFade:

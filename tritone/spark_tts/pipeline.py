@@ -20,11 +20,10 @@ from tritone.spark_tts.prompts import Prompts, token_values
 from tritone.spark_tts.references import ReferenceCache
 from tritone.spark_tts.request import ControlledVoice, ReferenceVoice, SynthesisRequest
 from tritone.spark_tts.tokens import NUM_GLOBAL_TOKENS
+from tritone.spark_tts.vocoder import full_stretches
 from tritone.text import MIN_SEGMENT_LIMIT_S, Segment, normalize_text, split_text
 from tritone.voices import TokenVoice
 from tritone.windows import CrossFade, Playback, StreamSettings, StreamWindows, WholeWindows, Windows
-
-WHOLE_CHUNK_TOKENS = 172  # with its context the largest window of the vocoder's engine
 
 # The samples of one segment, FP32 [n] each, and with the last of them why it ends.
 Pieces = AsyncGenerator[tuple[np.ndarray, EndReason | None], None]
@@ -97,7 +96,7 @@ class Pipeline:
         """All of the speech at once, each segment decoded exactly when it is complete."""
 
         def new_windows(_playback: Playback) -> Windows:
-            return WholeWindows(self._facts.receptive_field_tokens, WHOLE_CHUNK_TOKENS)
+            return WholeWindows(self._facts.receptive_field_tokens, full_stretches(self._facts.wave_field_tokens)[-1])
 
         speeches = self._speak(request, observation, new_windows, is_streamed=False)
         pieces = [speech async for speech in speeches]
@@ -105,10 +104,11 @@ class Pipeline:
 
     def stream(self, request: SynthesisRequest, observation: Observation = UNOBSERVED) -> AsyncGenerator[Speech, None]:
         """The speech in pieces that a client only concatenates; the language model goes on while pieces are decoded."""
+        settings, facts = self._stream_settings, self._facts
+        full_chunks = [size - settings.fade for size in full_stretches(facts.wave_field_tokens)]
 
         def new_windows(playback: Playback) -> Windows:
-            field = self._facts.receptive_field_tokens
-            return StreamWindows(self._stream_settings, field, self._facts.tokens_per_s, playback)
+            return StreamWindows(settings, facts.receptive_field_tokens, facts.tokens_per_s, playback, full_chunks)
 
         return self._speak(request, observation, new_windows, is_streamed=True)
 

@@ -14,6 +14,11 @@ from tritone.turns import NoTurns, Turns
 WAVE_WINDOW_SIZES = (32, 64, 128, 192)
 
 
+def full_stretches(wave_field: int) -> list[int]:
+    """How many tokens within an utterance fill each window, with `wave_field` frames of context on both sides."""
+    return [size - 2 * wave_field for size in WAVE_WINDOW_SIZES if size > 2 * wave_field]
+
+
 @dataclass(frozen=True)
 class VocoderRow:
     """Global tokens INT32 [32] and semantic tokens INT32 [m]; the samples of tokens [begin, end) are wanted."""
