@@ -220,10 +220,13 @@ def _speech_like(
 
 
 def _features(checkpoint: Checkpoint, batch_size: int, length: int, generator: np.random.Generator) -> Arrays:
+    """Windows at the beginning, in the middle and at the end of utterances; `length` is over two contexts."""
     tokens = _tokens(checkpoint, batch_size, length, generator)
     with torch.inference_mode():
         features = reference(checkpoint, "vocoder_features")(*map(torch.from_numpy, tokens.values())).numpy()
-    present = np.arange(length) < generator.integers(1, length + 1, size=(batch_size, 1))
+    context = wave_generator_field_tokens(checkpoint.bicodec["decoder"])
+    num_before, num_behind = generator.integers(context + 1, size=(2, batch_size, 1))  # the utterance does not reach
+    present = (num_before <= np.arange(length)) & (np.arange(length) < length - num_behind)
     return {"features": features, "mask": present.astype(np.float32)}
 
 

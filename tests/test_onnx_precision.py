@@ -94,7 +94,7 @@ def test_mixed_precision_stays_near_float32(
 ) -> None:
     """At most: something was rounded. 58 and 39 dB were measured here, 57 and 39 at the published size."""
     exact, mixed = session(waves), session(emulated(with_half_matrices(waves, half), half))
-    for batch_size, length in ((1, 1), (2, 13), (1, 40)):
+    for batch_size, length in ((1, 21), (2, 33), (1, 60)):
         inputs = codec._features(checkpoint, batch_size, length, np.random.default_rng(length))
         snr_db = signal_to_noise_db(mixed.run(None, inputs)[0], exact.run(None, inputs)[0])
         assert least_db < snr_db < most_db

@@ -55,7 +55,10 @@ class VocoderFeatures(nn.Module):
 
 
 class VocoderWaves(nn.Module):
-    """The second half: features [batch, frames, channels], mask [batch, frames] -> samples [batch, frames * hop]."""
+    """The second half, on windows: features [batch, frames, channels], mask [batch, frames] -> samples [batch, n].
+
+    They are those of all frames but `wave_generator_field_tokens` at both ends.
+    """
 
     def __init__(self, vocoder: Vocoder) -> None:
         super().__init__()

@@ -1,5 +1,8 @@
 """The wave generator: transposed convolutions raise the frame rate step by step to the sample rate."""
 
+import itertools
+import math
+import operator
 from itertools import pairwise
 
 import torch
@@ -12,8 +15,10 @@ from build_engines.layout import Config
 class WaveGenerator(nn.Module):
     """Features [batch, channels, frames] -> samples [batch, frames * hop] in -1..1.
 
-    A mask [batch, frames] of ones followed by zeros makes an utterance's samples independent of the frames behind its
-    end, exactly as if they were not there: so inputs of one size can hold utterances of any length.
+    With a mask [batch, frames] they are a window: the frames of one stretch of an utterance with so many on both sides
+    as its samples depend on (`wave_generator_field_tokens`), and the samples are those of the stretch alone. The mask
+    has zeros where the utterance does not reach, which is then exactly as if nothing were there: so windows of one size
+    can hold stretches of any length, and begin and end where the utterance does.
     """
 
     def __init__(self, config: Config) -> None:
@@ -32,14 +37,21 @@ class WaveGenerator(nn.Module):
             nn.Conv1d(channels[-1], 1, kernel_size, padding=kernel_size // 2),
             nn.Tanh(),
         )
+        fields, hops = _fields_tokens(config), list(itertools.accumulate(config["rates"], operator.mul))
+        # frames that nothing depends on any more behind a block, on each side
+        self._num_cut = [hop * (before - after) for hop, (before, after) in zip(hops, pairwise(fields), strict=True)]
+        self._num_cut_samples = hops[-1] * fields[-1]
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         first, *blocks, snake, last, tanh = self.model
         present = None if mask is None else mask.unsqueeze(1)
         x = first(_masked(features, present))
-        for block in blocks:
+        for block, num_cut in zip(blocks, self._num_cut, strict=True):
             x, present = block(x, present)
-        return tanh(last(_masked(snake(x), present))).squeeze(1)
+            if present is not None:
+                x, present = _cut(x, num_cut), _cut(present, num_cut)
+        samples = tanh(last(_masked(snake(x), present))).squeeze(1)
+        return samples if present is None else _cut(samples, self._num_cut_samples)
 
 
 class UpsamplingBlock(nn.Module):
@@ -104,6 +116,11 @@ def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return x if mask is None else x * mask
 
 
+def _cut(x: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Without so many frames at both ends of the last axis."""
+    return x[..., num_frames : x.shape[-1] - num_frames]
+
+
 def upsampling_padding(rate: int, kernel_size: int) -> int:
     """Cuts what a transposed convolution makes beyond `rate` times its input."""
     return (kernel_size - rate) // 2
@@ -111,16 +128,25 @@ def upsampling_padding(rate: int, kernel_size: int) -> int:
 
 def wave_generator_field_tokens(config: Config) -> int:
     """How many tokens to either side of its own a sample depends on, in the wave generator alone."""
+    return _fields_tokens(config)[0]
+
+
+def _fields_tokens(config: Config) -> list[int]:
+    """How many tokens' frames to either side a token's samples depend on: of the features, then of each block's output.
+
+    The later the fewer: most of the field lies before the frames become many.
+    """
     reach = layout.WAVE_KERNEL_SIZE // 2
     residual_reach = sum(layout.WAVE_DILATIONS) * reach
-    hop_length = 1
-    for rate in config["rates"]:
-        hop_length *= rate
-    # From the samples of one token back to the tokens they need, stage by stage: `first` and `last` in each rate.
+    hop_length = math.prod(config["rates"])
+    # From the samples of one token back to what they need, block by block: `first` and `last` in each rate.
     first, last = -reach, hop_length - 1 + reach
+    fields = []
     for rate, kernel_size in reversed(list(zip(config["rates"], config["kernel_sizes"], strict=True))):
+        fields.append(max(-(first // hop_length), last // hop_length))
         first, last = first - residual_reach, last + residual_reach
         padding = upsampling_padding(rate, kernel_size)
         # Input i reaches the outputs i * rate - padding .. i * rate - padding + kernel_size - 1.
         first, last = -((kernel_size - 1 - padding - first) // rate), (last + padding) // rate
-    return max(reach - first, last + reach)
+        hop_length //= rate
+    return [max(reach - first, last + reach), *reversed(fields)]

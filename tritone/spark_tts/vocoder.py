@@ -15,7 +15,7 @@ WAVE_WINDOW_SIZES = (32, 64, 128, 192)
 
 
 def full_stretches(wave_field: int) -> list[int]:
-    """How many tokens within an utterance fill each window, with `wave_field` frames of context on both sides."""
+    """How many tokens fill each window, with `wave_field` frames of context on both sides."""
     return [size - 2 * wave_field for size in WAVE_WINDOW_SIZES if size > 2 * wave_field]
 
 
@@ -31,13 +31,11 @@ class VocoderRow:
 
 @dataclass(frozen=True)
 class _Window:
-    """Frames [first, last) of a part go into `size` frames of the wave generator, for the samples of [begin, end)."""
+    """The samples of a part's frames [begin, end), made of `size` frames: these and so many on both sides."""
 
     part: int
     begin: int
     end: int
-    first: int
-    last: int
     size: int
 
 
@@ -46,8 +44,8 @@ class VocoderEngine:
 
     The first half sees far but costs little, so it runs on all the tokens it is given, or on as many as its engine
     takes. The wave generator costs nearly everything and sees `wave_field` frames to each side: it runs on windows of
-    the wanted stretch, padded to the next of some fixed sizes behind a mask. The samples equal those of the whole
-    utterance up to rounding, and the wave generator's memory does not grow with its length.
+    the wanted stretch with that context, padded to the next of some fixed sizes behind a mask. The samples equal those
+    of the whole utterance up to rounding, and the wave generator's memory does not grow with its length.
     """
 
     def __init__(
@@ -129,9 +127,8 @@ class VocoderEngine:
             )
             for window, waveform in zip(windows, waveforms, strict=True):
                 index, _ = parts[window.part]
-                samples_per_frame = len(waveform) // window.size
-                begin, end = window.begin - window.first, window.end - window.first
-                kept = waveform[begin * samples_per_frame : end * samples_per_frame]
+                samples_per_frame = len(waveform) // (window.size - 2 * self._wave_field)
+                kept = waveform[: (window.end - window.begin) * samples_per_frame]
                 pieces[index].append(self._device.to_host(kept))
         return [np.concatenate(of_row) for of_row in pieces]
 
@@ -158,25 +155,22 @@ class VocoderEngine:
 
     def _windows(self, number: int, row: VocoderRow) -> Iterator[_Window]:
         """A part's wanted stretch in windows, each as large as fits."""
-        largest, begin = max(self._waves), row.begin
-        while begin < row.end:
-            end = row.end
-            first = max(0, begin - self._wave_field)
-            last = min(len(row.semantic_tokens), end + self._wave_field)
-            if last - first > largest:
-                last = first + largest
-                end = last - self._wave_field
-            size = min(size for size in self._waves if size >= last - first)
-            yield _Window(number, begin, end, first, last, size)
-            begin = end
+        context = 2 * self._wave_field
+        largest = max(self._waves) - context
+        for begin in range(row.begin, row.end, largest):
+            end = min(begin + largest, row.end)
+            yield _Window(number, begin, end, min(size for size in self._waves if size >= end - begin + context))
 
     def _run_waves(self, windows: Sequence[_Window], features: Sequence[Array]) -> Array:
-        """The samples of windows of one size: [windows, samples_per_token size], on the device."""
+        """The samples of windows of one size: [windows, samples_per_token (size - 2 wave_field)], on the device."""
         size = windows[0].size
         frames = self._device.zeros(len(windows), size, features[0].shape[1])
         mask = np.zeros((len(windows), size), np.float32)
         for place, window in enumerate(windows):
-            frames[place, : window.last - window.first] = features[window.part][window.first : window.last]
-            mask[place, : window.last - window.first] = 1
+            of_part = features[window.part]
+            origin = window.begin - self._wave_field
+            first, last = max(0, origin), min(len(of_part), window.end + self._wave_field)
+            frames[place, first - origin : last - origin] = of_part[first:last]
+            mask[place, first - origin : last - origin] = 1
         with self._turns.turn():
             return self._waves[size].run({"features": frames, "mask": mask})["waveform"]
