@@ -63,7 +63,7 @@ class StreamSettings:
 
     Attributes:
         first_chunk: the first chunk; later ones are as small only while the listener would run dry otherwise.
-        slow_chunk: the least that is decoded after the first chunk while decoding takes long.
+        slow_chunk: the least that is decoded after the first chunk while small ones would come too late.
         max_chunk: the largest; large windows spend a smaller share on context.
         look_ahead: tokens decoded beyond a chunk, for its right context.
         fade: how many of the look-ahead's tokens are cross-faded with the next chunk.
@@ -103,18 +103,38 @@ class Playback:
         return self._dry_at_s - now_s
 
 
+class _Pace:
+    """How fast tokens come."""
+
+    def __init__(self) -> None:
+        self._num_tokens, self._duration_s = 0, 0.0
+
+    def note(self, num_tokens: int, duration_s: float) -> None:
+        """So many came in that time."""
+        self._num_tokens += num_tokens
+        self._duration_s += duration_s
+
+    def num_tokens_in(self, duration_s: float) -> float:
+        """How many come in a time; none as long as nothing is known."""
+        return self._num_tokens * duration_s / self._duration_s if self._duration_s else 0.0
+
+    def duration_s_of(self, num_tokens: float) -> float:
+        """How long so many take; no time as long as nothing is known."""
+        return self._duration_s * num_tokens / self._num_tokens if self._num_tokens else 0.0
+
+
 class StreamWindows:
     """Plans the chunks of a stream so that the first is out early and the listener never runs dry.
 
     A chunk is put off as long as what the listener still has allows it, and then takes what is there: so chunks are
-    small at first and grow with the lead. A listener who runs dry gets small chunks only while decoding takes little of
-    the time that they last; else these would slow everybody down, and all would wait longer.
+    small at first and grow with the lead. Small ones cost the most: where they would hardly come as fast as they are
+    played, the lead would never grow, and chunks are larger, so that the listener waits once and everybody less.
     """
 
     # a chunk is begun when the listener's lead is down to the time that the last one took, times so much, and so much
     SAFETY_FACTOR = 1.5
     SAFETY_S = 0.05
-    LITTLE = 0.2  # of the time that the first chunk lasts: decoding that takes longer takes long
+    KEEPS_UP = 0.9  # of the time that a chunk lasts: in so much it is there
 
     def __init__(
         self,
@@ -142,6 +162,7 @@ class StreamWindows:
         self._planned_at_s: float | None = None  # the last window, until it is done
         self._last_arrival: tuple[float, int] | None = None  # when how many tokens were there
         self._arrival_gap_s = 0.0
+        self._waiting, self._decoding = _Pace(), _Pace()  # while nothing of this stream is decoded, and while it is
 
     def next(self, num_tokens: int, finished: bool) -> Window | None:
         """As `Windows.next`; asked again once a window's samples were sent."""
@@ -164,25 +185,35 @@ class StreamWindows:
         return window
 
     def _note(self, num_tokens: int, now_s: float) -> None:
-        if self._planned_at_s is not None:
-            self._playback.turnaround_s, self._planned_at_s = now_s - self._planned_at_s, None
         if self._last_arrival is None:
             if num_tokens:  # what came before was the prompt's time
                 self._last_arrival = (now_s, num_tokens)
-        elif num_tokens > self._last_arrival[1]:
-            self._arrival_gap_s = now_s - self._last_arrival[0]
+            return
+        last_s, num_last = self._last_arrival
+        if self._planned_at_s is not None:
+            self._playback.turnaround_s = now_s - self._planned_at_s
+            self._decoding.note(num_tokens - num_last, self._playback.turnaround_s)
+            self._planned_at_s, self._last_arrival = None, (now_s, num_tokens)
+        elif num_tokens > num_last:
+            self._arrival_gap_s = now_s - last_s
+            self._waiting.note(num_tokens - num_last, self._arrival_gap_s)
             self._last_arrival = (now_s, num_tokens)
 
     def _least_chunk(self, now_s: float) -> int:
         """How many tokens a chunk must have to be decoded now."""
-        first_chunk, turnaround_s = self._settings.first_chunk, self._playback.turnaround_s
         lead_s = self._playback.lead_s(now_s)
         if lead_s == math.inf:
-            return first_chunk
-        if lead_s > self.SAFETY_FACTOR * turnaround_s + self._arrival_gap_s + self.SAFETY_S:
+            return self._settings.first_chunk
+        if lead_s > self.SAFETY_FACTOR * self._playback.turnaround_s + self._arrival_gap_s + self.SAFETY_S:
             return self._settings.max_chunk
-        takes_long = turnaround_s > self.LITTLE * first_chunk / self._tokens_per_s
-        return self._settings.slow_chunk if takes_long else first_chunk
+        return self._settings.first_chunk if self._small_chunks_keep_up() else self._settings.slow_chunk
+
+    def _small_chunks_keep_up(self) -> bool:
+        """Whether chunks like the first one, their tokens waited for and decoded, come faster than they are played."""
+        num_tokens, turnaround_s = self._settings.first_chunk, self._playback.turnaround_s
+        num_missing = max(0.0, num_tokens - self._decoding.num_tokens_in(turnaround_s))
+        waiting_s = self._waiting.duration_s_of(num_missing)
+        return waiting_s + turnaround_s < self.KEEPS_UP * num_tokens / self._tokens_per_s
 
 
 class CrossFade:
