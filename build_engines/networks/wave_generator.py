@@ -1,9 +1,8 @@
 """The wave generator: transposed convolutions raise the frame rate step by step to the sample rate."""
 
-import itertools
 import math
 import operator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import nn
@@ -37,7 +36,7 @@ class WaveGenerator(nn.Module):
             nn.Conv1d(channels[-1], 1, kernel_size, padding=kernel_size // 2),
             nn.Tanh(),
         )
-        fields, hops = _fields_tokens(config), list(itertools.accumulate(config["rates"], operator.mul))
+        fields, hops = _fields_tokens(config), list(accumulate(config["rates"], operator.mul))
         # frames that nothing depends on any more behind a block, on each side
         self._num_cut = [hop * (before - after) for hop, (before, after) in zip(hops, pairwise(fields), strict=True)]
         self._num_cut_samples = hops[-1] * fields[-1]
