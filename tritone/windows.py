@@ -70,7 +70,7 @@ class StreamSettings:
     """
 
     first_chunk: int = 9  # with the look-ahead 23 tokens: so many are there after a delivery of the language model
-    slow_chunk: int = 42
+    slow_chunk: int = 42  # with what is decoded around it fills a window of the vocoder
     max_chunk: int = 170
     look_ahead: int = 14
     fade: int = 2

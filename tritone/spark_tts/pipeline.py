@@ -90,13 +90,14 @@ class Pipeline:
         self._facts = facts
         self._settings = settings
         self._stream_settings = stream_settings
+        self._full_stretches = full_stretches(facts.wave_field_tokens)
         self._references = ReferenceCache(self._tokenize, settings.cached_references)
 
     async def whole(self, request: SynthesisRequest, observation: Observation = UNOBSERVED) -> Speech:
         """All of the speech at once, each segment decoded exactly when it is complete."""
 
         def new_windows(_playback: Playback) -> Windows:
-            return WholeWindows(self._facts.receptive_field_tokens, full_stretches(self._facts.wave_field_tokens)[-1])
+            return WholeWindows(self._facts.receptive_field_tokens, self._full_stretches[-1])
 
         speeches = self._speak(request, observation, new_windows, is_streamed=False)
         pieces = [speech async for speech in speeches]
@@ -105,7 +106,7 @@ class Pipeline:
     def stream(self, request: SynthesisRequest, observation: Observation = UNOBSERVED) -> AsyncGenerator[Speech, None]:
         """The speech in pieces that a client only concatenates; the language model goes on while pieces are decoded."""
         settings, facts = self._stream_settings, self._facts
-        full_chunks = [size - settings.fade for size in full_stretches(facts.wave_field_tokens)]
+        full_chunks = [size - settings.fade for size in self._full_stretches]
 
         def new_windows(playback: Playback) -> Windows:
             return StreamWindows(settings, facts.receptive_field_tokens, facts.tokens_per_s, playback, full_chunks)
