@@ -288,13 +288,30 @@ def test_references_have_the_voice_and_the_pace_of_what_is_said(trained: Worksho
     generator = np.random.default_rng(0)
     utterances = trained.data.utterances
     for index, utterance in enumerate(utterances):
-        reference = utterances[examples._reference(index, same_pace=True, generator=generator)]
+        reference = utterances[examples._reference(index, with_transcript=True, generator=generator)]
         assert reference.voice == utterance.voice
         assert reference.f0_hz == pytest.approx(utterance.f0_hz, rel=0.03)
         assert reference.syllables_per_s == pytest.approx(utterance.syllables_per_s, rel=0.1)
-        is_calm = utterance.speed_label in (1, 2, 3)
-        assert (examples._clone(index, with_transcript=False, generator=generator) is not None) == is_calm
         assert examples._clone(index, with_transcript=True, generator=generator) is not None
+
+
+def test_clones_whose_reference_tells_no_pace_have_a_moderate_one(trained: Workshop) -> None:
+    utterance, samples = tone(0)
+    paces = (2.0, 3.0, 4.0, 5.0, 6.0)
+    utterances = [dataclasses.replace(utterance, syllables_per_s=pace) for pace in paces]
+    examples = Examples(data.Dataset(utterances, [samples] * len(paces)), {}, trained.prompts, max_tokens=400)
+    generator = np.random.default_rng(0)
+    drawn = [examples._clone(index, with_transcript=False, generator=generator) for index in range(len(paces))]
+    assert [pace for pace, example in zip(paces, drawn, strict=True) if example] == [4.0]
+
+
+def test_transcripts_often_have_words_of_the_text(trained: Workshop) -> None:
+    utterance, samples = tone(0)
+    utterances = [dataclasses.replace(utterance, text=text) for text in ("one two", "six ten") * 12]
+    examples = Examples(data.Dataset(utterances, [samples] * len(utterances)), {}, trained.prompts, max_tokens=400)
+    generator = np.random.default_rng(0)
+    texts = [utterances[examples._reference(0, True, generator)].text for _ in range(200)]
+    assert 0.62 < texts.count("one two") / len(texts) < 0.78  # in 0.4 of the cases nearly surely, else by half
 
 
 def test_stretched_speech_says_the_same_at_another_pace(trained: Workshop) -> None:

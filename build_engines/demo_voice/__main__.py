@@ -39,7 +39,7 @@ def main() -> int:
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint; the status tells whether it is good enough")
     evaluate.add_argument("--checkpoint", type=Path, required=True)
     evaluate.add_argument("--server", action="store_true", help="through a real server with int8 engines too")
-    evaluate.add_argument("--num-utterances", type=int, default=100, help="a row; fewer are for a quick look")
+    evaluate.add_argument("--num-utterances", type=int, default=200, help="a row; fewer are for a quick look")
     args = parser.parse_args()
     try:
         if args.command == "evaluate":

@@ -36,6 +36,7 @@ _MAX_SERVER_LOSS = 0.02  # a figure through the engines against the same one wit
 
 _SEED = 2**31 - 1  # no utterance of the training data has its texts drawn with it
 _NUM_LANGUAGE_MODEL_TEXTS = 20_000
+_PUNCTUATED_SHARE = 0.5  # of the transcripts: people write them in either way
 _CLASSIFIER_CLIPS = 160  # of each voice at each pitch
 
 
@@ -180,7 +181,9 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
     def cloned(text: str, index: int) -> tuple[_Line, np.ndarray, np.ndarray]:
         """espeak says the reference, and the text in the same voice too."""
         voice = index % len(VOICES)
-        said, reference = _espeak(fresh(), voice, generator)
+        words = fresh()
+        transcript = punctuate(words, generator) if generator.random() < _PUNCTUATED_SHARE else words
+        said, reference = _espeak(transcript, voice, generator)
         own = data.speak_at(text, voice, said.f0_hz, said.syllables_per_s)[1]
         return _Line(text, ReferenceVoice(reference, said.text), said), reference, data.to_float(own)
 

@@ -22,6 +22,7 @@ from build_engines.demo_voice.listening import Heard
 from build_engines.demo_voice.muon import Muon
 from build_engines.demo_voice.qwen2 import OBSERVED_HEADS, Qwen2
 from build_engines.demo_voice.settings import Budget, Settings
+from build_engines.demo_voice.texts import plain_words
 from build_engines.demo_voice.training import Losses, Training
 from build_engines.layout import Config
 from tritone.spark_tts.prompts import Prompts, Style
@@ -29,14 +30,16 @@ from tritone.spark_tts.tokens import SpeechTokens
 from tritone.voices import TokenVoice
 
 # Shares of the modes. Controlled ones are the only ones that learn to choose a pitch and a voice; clones with a
-# transcript have two things to learn, when to begin anew among them. Of those without, two in five are drawn again.
-_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.27, 0.13, 0.2  # the rest: clones with a transcript
+# transcript have two things to learn, when to begin anew among them.
+_CONTROLLED_SHARE, _FINE_SHARE, _CLONE_SHARE = 0.2, 0.1, 0.15  # the rest: clones with a transcript
 _MODERATE = 2
 _MODERATE_SPEED_VALUES = range(int(measures.SPEED_CUTOFFS[1]), int(measures.SPEED_CUTOFFS[2]) + 1)
 _REFERENCE_HEARD_SHARE = 0.7
 _SAME_F0 = 0.03  # two utterances of a voice whose F0 differs by less have one timbre
 _SAME_PACE = 0.1  # of syllables per second: a clone with a transcript goes on at the reference's pace
-_CALM_SPEEDS = (1, 2, 3)  # labels at which a clone speaks whose reference tells no pace
+# Of some clones the transcript is the one of so many that has most words in common with the text: like words in both
+# are what it goes astray at, saying what follows them in the wrong place.
+_ECHO_SHARE, _ECHO_CHOICES = 0.4, 8
 _SPACE_SHARE = 0.1  # of transcripts end with a space; the published prompt joins transcript and text without one
 
 # Without attention to the right letters it babbles; see the design notes. How a letter sounds depends on the letters
@@ -156,13 +159,14 @@ class Examples:
         for index in np.argsort([utterance.f0_hz for utterance in data.utterances], kind="stable"):
             self._alike[data.utterances[index].voice].append(int(index))
         self._f0s_hz = [np.array([data.utterances[index].f0_hz for index in indices]) for indices in self._alike]
+        self._words = [frozenset(plain_words(utterance.text)) for utterance in data.utterances]
 
     def draw(self, generator: np.random.Generator) -> Example:
         """One of at most `max_tokens` tokens."""
+        is_voice = generator.random() < self._voices_share
+        share = generator.random() * (_CONTROLLED_SHARE + _FINE_SHARE if is_voice else 1)
         while True:
             index = int(generator.integers(len(self._data)))
-            is_voice = generator.random() < self._voices_share
-            share = generator.random() * (_CONTROLLED_SHARE + _FINE_SHARE if is_voice else 1)
             if share < _CONTROLLED_SHARE:
                 example = self._controlled(index, generator, gives_pitch=False, gives_speed=False)
             elif share < _CONTROLLED_SHARE + _FINE_SHARE:
@@ -198,16 +202,19 @@ class Examples:
             batch.append(example)
             room -= len(example.ids)
 
-    def _reference(self, index: int, same_pace: bool, generator: np.random.Generator) -> int:
-        """An utterance, maybe itself, of the same voice at the same F0, and maybe the same pace."""
+    def _reference(self, index: int, with_transcript: bool, generator: np.random.Generator) -> int:
+        """An utterance, maybe itself, of the same voice at the same F0, and with a transcript of the same pace."""
         utterance = self._data.utterances[index]
         f0s_hz = self._f0s_hz[utterance.voice]
         low, high = np.searchsorted(f0s_hz, [utterance.f0_hz * (1 - _SAME_F0), utterance.f0_hz * (1 + _SAME_F0)])
         candidates = self._alike[utterance.voice][low : max(high, low + 1)]
-        if same_pace:
+        if with_transcript:
             paces = {candidate: self._data.utterances[candidate].syllables_per_s for candidate in candidates}
             wanted = utterance.syllables_per_s
             candidates = [candidate for candidate, pace in paces.items() if abs(pace / wanted - 1) < _SAME_PACE]
+            if generator.random() < _ECHO_SHARE:
+                some = generator.choice(candidates, _ECHO_CHOICES)
+                return int(max(some, key=lambda candidate: len(self._words[candidate] & self._words[index])))
         heard = [candidate for candidate in candidates if candidate in self._heard]
         if heard and generator.random() < _REFERENCE_HEARD_SHARE:
             candidates = heard
@@ -273,9 +280,9 @@ class Examples:
         return (classes, letters[:, frames]), int(np.searchsorted(frames, until))
 
     def _clone(self, index: int, with_transcript: bool, generator: np.random.Generator) -> Example | None:
-        """None: it is too slow or too fast for a clone whose reference tells no pace."""
+        """None: it is not at the moderate pace of a clone whose reference tells none."""
         utterance = self._data.utterances[index]
-        if not with_transcript and utterance.speed_label not in _CALM_SPEEDS:
+        if not with_transcript and utterance.speed_label != _MODERATE:
             return None
         reference = self._reference(index, with_transcript, generator)
         said = self._data.utterances[reference]

@@ -79,7 +79,7 @@ class Settings:
     # tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
     adaptation: Budget = field(default_factory=lambda: Budget(8_000, 5, 640, 1e-2))
     # Of its sequences end before the speech: in a third of the tokens they teach what a pitch asks of a made-up voice.
-    adaptation_voices_share: float = 0.3
+    adaptation_voices_share: float = 0.2
 
     def budget(self, part: str) -> Budget:
         """Of one trained part."""
