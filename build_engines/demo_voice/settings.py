@@ -73,7 +73,7 @@ class Settings:
     speaker: Budget = field(default_factory=lambda: Budget(1_500, 24, 60, 1e-3))
     # Clones with a transcript depend on what it hears.
     semantic: Budget = field(default_factory=lambda: Budget(4_500, 4, 100, 1.5e-3))
-    # Clones with a transcript are two in five: nine million tokens, and a sixth, were too few.
+    # Clones with a transcript are more than half: nine million tokens, and a sixth, were too few.
     language_model: Budget = field(default_factory=lambda: Budget(3_200, 5, 640, 2e-2))
     # The same on references as the trained encoders hear them: apart, so that it need not wait for them. Of semantic
     # tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
