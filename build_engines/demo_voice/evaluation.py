@@ -133,7 +133,7 @@ def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server:
     """Measure, print a table and one line of figures, and say whether all are as good as they should be.
 
     Args:
-        num_utterances: of each row; the intervals are wide below 100.
+        num_utterances: of each row; of 100, two draws of lines differ by more than the limits allow.
         through_server: measure the CPU engines in a real server too, and hold them to what PyTorch gives.
 
     Raises:

@@ -16,9 +16,9 @@ _SILENCE_S = 0.2  # around the recording: the acoustic model was trained on spee
 _NOISE_AMPLITUDE = 0.003  # of full scale: digital silence is nothing that the acoustic model knows
 # Wide beams: narrow ones lose the right words before their end.
 SEARCH = {"beam": 1e-80, "wbeam": 1e-60, "pbeam": 1e-80}
-# The sounds of another speaker than the acoustic model's count less, beside the bigrams, than by the published weights;
-# more Gaussians of each; no second thoughts over the lattice. Of espeak's own words 41% are wrong by these, 49% by the
-# published ones (200 fresh sentences).
+# espeak is not the speaker that the acoustic model knows: beside its sounds the bigrams count more than by default,
+# more Gaussians of each sound are asked, and the lattice is not searched again. Of espeak's own words (200 fresh
+# sentences) 41% are wrong like this and 49% by default.
 _FREE_SEARCH = {**SEARCH, "lw": 13.0, "fwdflatlw": 13.0, "topn": 8, "bestpath": False}
 _BEGIN, _END = "<s>", "</s>"
 _DISCOUNT = 0.5  # taken from every bigram that was seen, for those that were not
