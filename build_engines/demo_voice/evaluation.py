@@ -23,7 +23,14 @@ from build_engines.demo_voice.identification import VoiceClassifier
 from build_engines.demo_voice.measures import GENDERS, LABELS
 from build_engines.demo_voice.recognition import Recognizer, num_word_errors
 from build_engines.demo_voice.speakers import Said, Speaker, server_speaker, torch_speakers
-from build_engines.demo_voice.texts import VOCABULARY, fresh_sentence, plain_words, punctuate, training_text
+from build_engines.demo_voice.texts import (
+    PUNCTUATED_SHARE,
+    VOCABULARY,
+    fresh_sentence,
+    plain_words,
+    punctuate,
+    training_text,
+)
 from demo.lines import DEMO_SENTENCES
 
 # What the demo voice is held to.
@@ -36,7 +43,6 @@ _MAX_SERVER_LOSS = 0.02  # a figure through the engines against the same one wit
 
 _SEED = 2**31 - 1  # no utterance of the training data has its texts drawn with it
 _NUM_LANGUAGE_MODEL_TEXTS = 20_000
-_PUNCTUATED_SHARE = 0.5  # of the transcripts: people write them in either way
 _CLASSIFIER_CLIPS = 160  # of each voice at each pitch
 
 
@@ -181,8 +187,8 @@ def _material(count: int, generator: np.random.Generator) -> _Material:
     def cloned(text: str, index: int) -> tuple[_Line, np.ndarray, np.ndarray]:
         """espeak says the reference, and the text in the same voice too."""
         voice = index % len(VOICES)
-        words = fresh()
-        transcript = punctuate(words, generator) if generator.random() < _PUNCTUATED_SHARE else words
+        words = fresh()  # people write them down in either way
+        transcript = punctuate(words, generator) if generator.random() < PUNCTUATED_SHARE else words
         said, reference = _espeak(transcript, voice, generator)
         own = data.speak_at(text, voice, said.f0_hz, said.syllables_per_s)[1]
         return _Line(text, ReferenceVoice(reference, said.text), said), reference, data.to_float(own)

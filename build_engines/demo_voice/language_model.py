@@ -159,7 +159,6 @@ class Examples:
         for index in np.argsort([utterance.f0_hz for utterance in data.utterances], kind="stable"):
             self._alike[data.utterances[index].voice].append(int(index))
         self._f0s_hz = [np.array([data.utterances[index].f0_hz for index in indices]) for indices in self._alike]
-        self._words = [frozenset(plain_words(utterance.text)) for utterance in data.utterances]
 
     def draw(self, generator: np.random.Generator) -> Example:
         """One of at most `max_tokens` tokens."""
@@ -214,7 +213,8 @@ class Examples:
             candidates = [candidate for candidate, pace in paces.items() if abs(pace / wanted - 1) < _SAME_PACE]
             if generator.random() < _ECHO_SHARE:
                 some = generator.choice(candidates, _ECHO_CHOICES)
-                return int(max(some, key=lambda candidate: len(self._words[candidate] & self._words[index])))
+                words = set(plain_words(utterance.text))
+                return int(max(some, key=lambda i: len(words.intersection(plain_words(self._data.utterances[i].text)))))
         heard = [candidate for candidate in candidates if candidate in self._heard]
         if heard and generator.random() < _REFERENCE_HEARD_SHARE:
             candidates = heard

@@ -138,7 +138,7 @@ _PHRASE_SHARE = 0.12  # of all sentences; the demo's own must be known well
 _HELD_OUT_SHARE = 16  # one sentence of so many is for measuring
 _DIGITS_SHARE = 0.2  # of the numbers are written in digits
 _MORE_SENTENCES_SHARE = 0.2
-_PUNCTUATED_SHARE = 0.5
+PUNCTUATED_SHARE = 0.5
 _COMMA_SHARE = 0.3  # of the punctuated
 
 
@@ -162,7 +162,7 @@ def training_text(generator: np.random.Generator) -> str:
     while num_sentences < 3 and generator.random() < _MORE_SENTENCES_SHARE:
         num_sentences += 1
     sentences = [_sentence(generator, held_out=False) for _ in range(num_sentences)]
-    punctuated = num_sentences > 1 or generator.random() < _PUNCTUATED_SHARE
+    punctuated = num_sentences > 1 or generator.random() < PUNCTUATED_SHARE
     return " ".join(punctuate(sentence, generator) if punctuated else sentence for sentence in sentences)
 
 
