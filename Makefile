@@ -93,7 +93,7 @@ gpu-check: $(SYNTHETIC) ## build, verify, test and measure in the image tritone:
 	docker run --rm --gpus all --shm-size 1g --user 0 --volume "$(CURDIR):/work" --workdir /work \
 		--entrypoint /opt/nvidia/nvidia_entrypoint.sh tritone:gpu docker/check --model-dir "$(MODEL_DIR)" --output-dir build/gpu-check
 
-demo-voice: setup ## train the demo voice from nothing (hours, 6 GB; resumable; needs Debian's libespeak-ng1)
+demo-voice: setup ## train the demo voice from nothing (hours, 6 GB; resumable; needs Debian's libespeak-ng1, is faster with g++)
 	$(VENV_PYTHON) -m build_engines.demo_voice
 
 demo-voice-evaluate: setup ## measure MODEL_DIR's speech, by PyTorch and by a real server; fails where a figure is missed

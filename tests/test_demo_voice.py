@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 
 from build_engines import synthetic
 from build_engines.checkpoint import Checkpoint
@@ -15,7 +16,7 @@ from build_engines.demo_voice import __main__ as command_line
 from build_engines.demo_voice import data, measures
 from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.codebook import codebook
-from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, SemanticCodes
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, SemanticCodes, global_digits, told_f0_hz
 from build_engines.demo_voice.data import VOICES, Utterance, write_shard
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ, Espeak, EspeakMissing, Mark
 from build_engines.demo_voice.language_model import Examples
@@ -23,8 +24,9 @@ from build_engines.demo_voice.listening import load_heard
 from build_engines.demo_voice.parts import PARTS, Workshop
 from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.spectra import NUM_PULSES, Features, WaveLoss
-from build_engines.demo_voice.training import OtherSettings
+from build_engines.demo_voice.training import OtherSettings, fuse
 from build_engines.demo_voice.vocoder import alike_utterances
+from build_engines.networks.wave_generator import Snake
 from build_engines.qwen2_reference import Qwen2Reference
 from tritone.spark_tts.prompts import Prompts, Style
 
@@ -41,6 +43,7 @@ SETTINGS = Settings(
         lm_num_heads=2,
         lm_num_key_value_heads=1,
     ),
+    fuses=False,
     guided_lm_layers=(1,),
     num_utterances=NUM_UTTERANCES,
     num_heard=4,
@@ -343,8 +346,8 @@ def test_long_pauses_are_stretched_as_one_sound() -> None:
     np.testing.assert_array_equal(frames, np.repeat(np.arange(len(speech)), 2))
 
 
-@pytest.mark.parametrize(("f0_hz", "strength"), [(80.0, 1.0), (107.5, 0.5), (200.0, 0.0)])
-def test_the_pulses_of_a_low_voice_are_counted_as_they_are_heard(f0_hz: float, strength: float) -> None:
+@pytest.mark.parametrize("f0_hz", [80.0, 107.5, 210.0, 310.0])
+def test_a_voice_s_pulses_are_counted_as_they_are_heard(f0_hz: float) -> None:
     num_frames = 12
     angles = 2 * np.pi * f0_hz * np.arange(num_frames * SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ
     samples = torch.from_numpy(np.cos(angles) + 2 * np.cos(5 * angles)).float()[None]
@@ -354,18 +357,27 @@ def test_the_pulses_of_a_low_voice_are_counted_as_they_are_heard(f0_hz: float, s
     counted = features(samples, f0s_hz, torch.arange(num_frames)[None])[0, inner]
     torch.testing.assert_close(counted, heard, atol=0.02, rtol=0)
     # a frame's moments lie around its first sample
+    num_moments = NUM_PULSES // 2
     places = np.arange(inner.start, num_frames + inner.stop)[:, None]
-    places = places + (np.arange(NUM_PULSES) + 0.5) / NUM_PULSES - 0.5
-    expected = strength * np.cos(2 * np.pi * f0_hz * places * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ)
+    places = places + (np.arange(num_moments) + 0.5) / num_moments - 0.5
+    phases = 2 * np.pi * f0_hz * places * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+    expected = np.concatenate([np.sin(phases), np.cos(phases)], axis=1)
     np.testing.assert_allclose(heard[:, -NUM_PULSES:].numpy(), expected, atol=0.02)
+
+
+def test_what_the_tokens_tell_of_an_f0_is_less_than_a_step_off_and_has_the_same_tokens() -> None:
+    f0s_hz = np.linspace(66, 440, 500)
+    told = np.array([told_f0_hz(f0_hz) for f0_hz in f0s_hz])
+    assert np.abs(told / f0s_hz - 1).max() < 0.006  # a half step is 1%
+    for pair in zip(f0s_hz, told, strict=True):
+        np.testing.assert_array_equal(*(global_digits(0, f0_hz) for f0_hz in pair))
 
 
 def test_tint_is_what_the_colours_of_all_clips_have_too_much_of() -> None:
     distance = WaveLoss(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
     wanted = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 8000), scale=0.1).astype(np.float32))
-    f0s_hz = torch.full([2], 200.0)
     softer, softer_and_louder = (
-        distance(wanted * torch.tensor(gains).unsqueeze(1), wanted, f0s_hz) for gains in ((0.5, 0.5), (0.5, 2.0))
+        distance(wanted * torch.tensor(gains).unsqueeze(1), wanted) for gains in ((0.5, 0.5), (0.5, 2.0))
     )
     assert softer["tint"].item() == pytest.approx(softer["colour"].item(), rel=0.01)
     assert softer_and_louder["colour"].item() == pytest.approx(softer["colour"].item(), rel=0.01)
@@ -385,12 +397,23 @@ def test_the_colour_tells_how_much_a_spectrum_s_shape_varies_not_each_band_alone
     assert means.sum() + bands.sum() < 0.1 * shape.sum()
 
 
-def test_only_low_voices_are_compared_sample_by_sample() -> None:
+def test_only_voices_of_the_same_pulses_are_compared_sample_by_sample() -> None:
     waves = torch.sin(torch.arange(16 * SAMPLES_PER_FRAME) / 20)[None].repeat(2, 1)
     distance = WaveLoss(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
-    found = distance(-waves, waves, torch.tensor([80.0, 200.0]))
-    assert found["samples"].item() == pytest.approx(0.5 * 4, rel=1e-3)
-    assert found["spectral"].item() == pytest.approx(0, abs=1e-4)
+    signs = torch.tensor([[1.0], [-1.0]])
+    assert distance(signs * waves, waves)["samples"].item() == pytest.approx(0.5 * 4, rel=1e-3)
+    found = distance(signs * waves, waves, num_same=1)
+    assert found["samples"].item() == found["spectral"].item() == 0
+    assert distance(-signs * waves, waves, num_same=1)["samples"].item() == pytest.approx(4, rel=1e-3)
+
+
+@pytest.mark.parametrize("compiler", ["g++", "/missing/g++"])
+def test_fused_arithmetic_is_the_same_with_and_without_a_compiler(compiler: str) -> None:
+    given = torch.linspace(-3, 3, 40).reshape(1, 4, 10)
+    plain, fused = Snake(4), Snake(4)
+    fuse(fused, Settings())
+    with torch._inductor.config.patch({"cpp.cxx": (compiler,)}):
+        torch.testing.assert_close(fused(given), plain(given))
 
 
 def test_the_vocoder_s_batches_are_of_one_voice_at_one_pitch(trained: Workshop) -> None:

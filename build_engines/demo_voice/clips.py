@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, global_digits, global_tokens
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, global_digits, global_tokens, told_f0_hz
 from build_engines.demo_voice.data import Dataset
 
 
@@ -17,7 +17,8 @@ class Clips:
         samples: float32 [batch, frames * 320].
         classes: int64 [batch, frames], as `SemanticCodes.classes`.
         semantic_tokens: int64 [batch, frames]; global_tokens: int64 [batch, 32]; digits: int64 [batch, 32, 6].
-        voices: int64 [batch], in `data.VOICES`; f0s_hz: float32 [batch].
+        voices: int64 [batch], in `data.VOICES`; f0s_hz, told_f0s_hz: float32 [batch], the second as the global
+            tokens tell it.
         ages: int64 [batch, frames], how many frames before it belong to the same sound.
     """
 
@@ -28,6 +29,7 @@ class Clips:
     digits: torch.Tensor
     voices: torch.Tensor
     f0s_hz: torch.Tensor
+    told_f0s_hz: torch.Tensor
     ages: torch.Tensor
 
 
@@ -73,5 +75,6 @@ def draw_clips(
         on_device(np.stack(digits)),
         on_device(np.array(voices)),
         on_device(np.array(f0s_hz, np.float32)),
+        on_device(np.array([told_f0_hz(f0_hz) for f0_hz in f0s_hz], np.float32)),
         on_device(ages),
     )

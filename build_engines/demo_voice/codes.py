@@ -136,13 +136,19 @@ def is_pause(mark: Mark) -> bool:
 
 def global_digits(voice: int, f0_hz: float) -> np.ndarray:
     """The FSQ digits of a voice at an F0, int64 [32 tokens, 6]."""
-    height = np.log(f0_hz / _LOWEST_F0_HZ) / np.log(_HIGHEST_F0_HZ / _LOWEST_F0_HZ) * _NUM_F0_STEPS
+    height = _height(f0_hz)
     bases = 3 * np.arange(NUM_GLOBAL_TOKENS)
     digits = np.full((NUM_GLOBAL_TOKENS, len(FSQ_LEVELS)), _CONSTANT_DIGIT)
     digits[:, :_NUM_VOICE_DIGITS] = _voice_digits(voice)
     digits[:, 3] = np.clip(np.floor(height) - bases, 0, 3)
     digits[:, 4] = np.clip(np.floor(height + 0.5) - bases, 0, 3)
     return digits
+
+
+def told_f0_hz(f0_hz: float) -> float:
+    """What the digits tell of an F0: the middle of the half step that it lies in."""
+    height = (np.floor(2 * np.clip(_height(f0_hz), 0, _NUM_F0_STEPS)) + 0.5) / 2
+    return float(_LOWEST_F0_HZ * (_HIGHEST_F0_HZ / _LOWEST_F0_HZ) ** (height / _NUM_F0_STEPS))
 
 
 def global_tokens(digits: np.ndarray) -> np.ndarray:
@@ -162,6 +168,11 @@ def used_global_tokens() -> np.ndarray:
         for e in range(FSQ_LEVELS[4])
     ]
     return np.sort(global_tokens(np.array(digits)))
+
+
+def _height(f0_hz: float) -> float:
+    """Of an F0 on the thermometer, in steps."""
+    return float(np.log(f0_hz / _LOWEST_F0_HZ) / np.log(_HIGHEST_F0_HZ / _LOWEST_F0_HZ) * _NUM_F0_STEPS)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
         found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
-        wanted = features(clips.samples, clips.f0s_hz, clips.ages)
+        wanted = features(clips.samples, clips.told_f0s_hz, clips.ages)
         return feature_distances(found, wanted)
 
     parameters = [parameter for parameter in vocoder.parameters() if parameter.requires_grad]

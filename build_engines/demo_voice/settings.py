@@ -55,6 +55,8 @@ class Settings:
 
     seed: int = 0
     size: Size = _SIZE
+    # A step of the wave generator takes half as long in bfloat16 and fused, for which the first one takes a minute.
+    fuses: bool = True
     num_trained_wav2vec2_layers: int = 2
     guided_lm_layers: tuple[int, ...] = (2, 3)
     # From 20,000 the language model learnt sentences by heart: of the sounds that begin it got 0.7% wrong in them, and
@@ -64,10 +66,11 @@ class Settings:
     # Utterances that the trained encoders listen to, for the language model to hear references as it will in use.
     num_heard: int = 3_000
     # What tells voices apart comes last.
-    wave: Budget = field(default_factory=lambda: Budget(5_000, 8, 32, 8e-4))
+    wave: Budget = field(default_factory=lambda: Budget(6_000, 8, 32, 8e-4))
     prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
-    # Both halves together: the wave generator learns to make up for what the prenet blurs.
-    vocoder: Budget = field(default_factory=lambda: Budget(4_000, 8, 32, 2e-4))
+    # Both halves together: the wave generator learns to make up for what the prenet blurs. Its batches are of one voice
+    # each: at twice the rate every one pulled it so far towards its own voice that it forgot the others.
+    vocoder: Budget = field(default_factory=lambda: Budget(6_400, 8, 32, 1.5e-4))
     # Who speaks is learnt between the 100th and the 500th step, but of the tokens a quarter were still wrong at the
     # 600th, and a twentieth at the 1,500th.
     speaker: Budget = field(default_factory=lambda: Budget(1_500, 24, 60, 1e-3))

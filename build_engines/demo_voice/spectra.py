@@ -20,12 +20,11 @@ _MEL_WEIGHT, _COLOUR_WEIGHT, _TINT_WEIGHT, _SAMPLES_WEIGHT = 2.0, 18.0, 18.0, 2.
 _COLOUR_WINDOW, _NUM_COLOUR_BANDS = 512, 40  # the window is one of the resolutions
 _COLOUR_DEVIATION = 5.0  # of the logarithm of a power, for about deviation 1 of that of its root
 _AUDIBLE = 0.02  # of the loudest frame's power: a voice's colour is heard in such frames
-# A voice is low up to the first and not at all from the second on: there the mels of neighbouring frames tell its F0.
-_LOW_F0_HZ, _NOT_LOW_F0_HZ = 100.0, 115.0
 _MAX_PULSE_WINDOW = 1024  # samples: four periods of 63 Hz
 _PULSE_PERIODS = 4
 _VOICED_AMPLITUDE = 0.1  # of a voiced frame's, what its fundamental has at least
-NUM_PULSES = 8
+_NUM_MOMENTS = 8  # of a frame, 400 in a second: twice is enough to tell every F0 there is from every other
+NUM_PULSES = 2 * _NUM_MOMENTS
 
 
 class LogMel(nn.Module):
@@ -43,9 +42,9 @@ class LogMel(nn.Module):
 class Features(nn.Module):
     """What lies between a vocoder's halves: samples [batch, frames * hop], F0s [batch] in Hz -> [batch, frames, mels].
 
-    Log-mel features, but for the `NUM_PULSES` highest, which make room for the pulses of a low voice: the fundamental,
-    at amplitude 1, at so many moments of a frame; 0 where nothing is voiced. Mels of 40 ms every 20 ms do not show
-    pulses at less than 95 Hz.
+    Log-mel features, but for the `NUM_PULSES` highest, which make room for a voice's pulses: cosine and sine of the
+    fundamental's phase at some moments of a frame, 0 where nothing is voiced. Mels alone are the same in every frame of
+    a steady sound, and what a convolution makes of them repeats with the frames, not with the pulses.
     """
 
     moments_s: torch.Tensor
@@ -54,7 +53,7 @@ class Features(nn.Module):
         super().__init__()
         self.log_mel = LogMel(mel_params)
         self.sample_rate_hz, self.hop_length = mel_params["sample_rate"], mel_params["hop_length"]
-        moments = (torch.arange(NUM_PULSES) - (NUM_PULSES - 1) / 2) / NUM_PULSES
+        moments = (torch.arange(_NUM_MOMENTS) - (_NUM_MOMENTS - 1) / 2) / _NUM_MOMENTS
         self.register_buffer("moments_s", moments * self.hop_length / self.sample_rate_hz, persistent=False)
 
     def forward(self, wav: torch.Tensor, f0s_hz: torch.Tensor, ages: torch.Tensor | None = None) -> torch.Tensor:
@@ -71,10 +70,10 @@ class Features(nn.Module):
         if ages is not None:
             phase = 2 * math.pi * f0s_hz * ages * self.hop_length / self.sample_rate_hz
         angles = phase.unsqueeze(2) + 2 * math.pi * f0s_hz.unsqueeze(2) * self.moments_s
-        return strength.unsqueeze(2) * angles.cos()
+        return strength.unsqueeze(2) * torch.cat([angles.sin(), angles.cos()], dim=2)
 
     def _fundamental(self, wav: torch.Tensor, f0s_hz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its amplitude, 1 where a low voice is heard, and its phase at each frame's first sample: [batch, frames]."""
+        """Its amplitude, 1 where a voice is heard, and its phase at each frame's first sample: [batch, frames]."""
         half = _MAX_PULSE_WINDOW // 2
         frames = functional.pad(wav, (half, half)).unfold(1, _MAX_PULSE_WINDOW, self.hop_length)[:, :-1]
         periods = f0s_hz * torch.arange(-half, half, device=wav.device) / self.sample_rate_hz
@@ -89,7 +88,7 @@ class Features(nn.Module):
         loudness = torch.einsum("bfn,bn->bf", frames.square(), window).sqrt()
         amplitude = 2**0.5 * (cosine.square() + sine.square()).sqrt()
         voiced = (amplitude / (_VOICED_AMPLITUDE * loudness + _MAGNITUDE_FLOOR)).clamp_max(1)
-        return _lowness(f0s_hz) * voiced, torch.atan2(sine, cosine)
+        return voiced, torch.atan2(sine, cosine)
 
 
 class WaveLoss(nn.Module):
@@ -100,8 +99,8 @@ class WaveLoss(nn.Module):
     too little. That of a blurred spectrum's shape does so even where each band's own is right: the cepstrum's is
     compared too. Tint is what the colours of all clips have too much of: what cannot be foretold, such as noise and
     where between two pulses something lies, is best guessed with too little power, in every voice alike.
-    Low voices, whose pulses are given, are compared sample by sample too: by spectra alone no generator found out of
-    making noise of them.
+    Where the pulses are the same, samples are compared one by one too: by spectra alone no generator found out of
+    making noise of low voices. Where they are not, what shows single pulses is left out.
     """
 
     bands: torch.Tensor
@@ -119,20 +118,23 @@ class WaveLoss(nn.Module):
         for length in _RESOLUTIONS:
             self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
 
-    def forward(self, found: torch.Tensor, wanted: torch.Tensor, f0s_hz: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Their parts, and the "total" to descend; F0s [batch] in Hz."""
+    def forward(
+        self, found: torch.Tensor, wanted: torch.Tensor, num_same: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Their parts, and the "total" to descend; the first `num_same` have the same pulses, all unless said."""
+        same = slice(num_same)
         magnitudes = {
             length: (self._magnitudes(found, length), self._magnitudes(wanted, length)) for length in _RESOLUTIONS
         }
-        spectral = torch.stack([_distance(*pair) for pair in magnitudes.values()]).mean()
+        spectral = torch.stack([_distance(a[same], b[same]) for a, b in magnitudes.values()]).mean()
         mel = (self.log_mel(found) - self.log_mel(wanted)).abs().mean()
         found_power, wanted_power = (each.square() for each in magnitudes[_COLOUR_WINDOW])
         loudness = wanted_power.sum(dim=1)
         audible = (loudness >= _AUDIBLE * loudness.amax(dim=1, keepdim=True)).float()
         too_much = self._colour(found_power, audible) - self._colour(wanted_power, audible)
         colour, tint = too_much.abs().mean(), too_much.mean(dim=0).abs().mean()
-        errors = (found - wanted).square().mean(dim=1) / (wanted.square().mean(dim=1) + _MIN_POWER)
-        samples = (_lowness(f0s_hz) * errors).mean()
+        errors = (found - wanted)[same].square().mean(dim=1) / (wanted[same].square().mean(dim=1) + _MIN_POWER)
+        samples = errors.mean()
         by_ear = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour + _TINT_WEIGHT * tint
         total = by_ear + _SAMPLES_WEIGHT * samples
         return {"total": total, "spectral": spectral, "mel": mel, "colour": colour, "tint": tint, "samples": samples}
@@ -157,8 +159,3 @@ def _distance(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Spectral convergence, which the loud parts decide, and the distance of logarithms, which the soft ones do."""
     convergence = torch.linalg.vector_norm(wanted - found) / torch.linalg.vector_norm(wanted).clamp_min(1e-4)
     return convergence + (found.log() - wanted.log()).abs().mean()
-
-
-def _lowness(f0s_hz: torch.Tensor) -> torch.Tensor:
-    """1 for low voices, 0 for those that are not."""
-    return ((_NOT_LOW_F0_HZ - f0s_hz) / (_NOT_LOW_F0_HZ - _LOW_F0_HZ)).clamp(0, 1)

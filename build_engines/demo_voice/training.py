@@ -52,6 +52,18 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def in_bfloat16(device: torch.device) -> torch.autocast:
+    """Where convolutions and products are computed in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def fuse(module: nn.Module, settings: Settings) -> None:
+    """Have the arithmetic between a module's convolutions fused; where there is no C++ compiler it is only warned."""
+    if settings.fuses:
+        torch._dynamo.config.suppress_errors = True
+        module.compile()
+
+
 def is_trained(path: Path, settings: Settings) -> bool:
     """Whether the part whose state lies at `path` (its name is the part's) has made all its steps.
 

@@ -12,13 +12,15 @@ from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.prenet import feature_distances, make_vocoder
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.spectra import NUM_PULSES, Features, WaveLoss
-from build_engines.demo_voice.training import Losses, Training, start_from
+from build_engines.demo_voice.training import Losses, Training, fuse, in_bfloat16, start_from
 from build_engines.networks.speaker_encoder import SpeakerEncoder
 
 # The features stay near the true ones that the wave generator knows, or the two drift apart from what they learnt.
 _FEATURE_WEIGHT = 0.5
 # Some of what tells voices apart is too faint to count among all that is heard: a trained ear points it out.
 _VOICE_WEIGHT = 2.0
+# Of the clips are spoken with the true pulses, the others with those of the codes, as all speech is in use.
+_TRUE_PULSES_SHARE = 0.5
 # Frames at either end are heard by the networks and not judged: there the codes around a clip are missing.
 _MARGIN_FRAMES = 8
 
@@ -43,11 +45,13 @@ def training(
     for name, part in (("quantizer", vocoder.quantizer), ("speaker", vocoder.speaker), ("prenet", vocoder.prenet)):
         prefix = f"{name}."
         start_from(part, {key.removeprefix(prefix): value for key, value in prenet.items() if key.startswith(prefix)})
+    fuse(vocoder.decoder, settings)
     features, distance = Features(config["mel_params"]).to(device), WaveLoss(config["mel_params"]).to(device)
     listener = SpeakerEncoder(config)
     start_from(listener, speaker)
     listener.eval().requires_grad_(False).to(device)
     alike = alike_utterances(data)
+    num_same = round(_TRUE_PULSES_SHARE * budget.batch_size)
     judged = slice(_MARGIN_FRAMES * SAMPLES_PER_FRAME, -_MARGIN_FRAMES * SAMPLES_PER_FRAME)
 
     def losses(random: np.random.Generator) -> Losses:
@@ -55,13 +59,16 @@ def training(
         among = alike[random.integers(len(alike))]  # what the clips have too much of is then that voice's
         clips = draw_clips(data, budget.batch_size, num_frames, random, device, among)
         found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
-        # no code tells where the true pulses lie, and to be judged beside the clip it has to be that
-        given = torch.cat([found[..., :-NUM_PULSES], features.pulses(clips.samples, clips.f0s_hz)], dim=2)
-        said, wanted = vocoder.decoder(given.transpose(1, 2))[:, judged], clips.samples[:, judged]
-        waves = distance(said, wanted, clips.f0s_hz)
+        # no code tells where the true pulses lie, and to be compared with the clip pulse by pulse it has to be that
+        pulses = features.pulses(clips.samples, clips.f0s_hz)[:num_same]
+        given = torch.cat([found[..., :-NUM_PULSES], torch.cat([pulses, found[num_same:, :, -NUM_PULSES:]])], dim=2)
+        with in_bfloat16(device):
+            said = vocoder.decoder(given.transpose(1, 2))
+        said, wanted = said.float()[:, judged], clips.samples[:, judged]
+        waves = distance(said, wanted, num_same)
         heard = [listener.speaker_encoder(listener.mel(samples)).mean(dim=2) for samples in (said, wanted)]
         voice = (heard[0] - heard[1]).abs().mean()
-        feature = feature_distances(found, features(clips.samples, clips.f0s_hz, clips.ages))
+        feature = feature_distances(found, features(clips.samples, clips.told_f0s_hz, clips.ages))
         total = waves["total"] + _FEATURE_WEIGHT * feature["total"] + _VOICE_WEIGHT * voice
         return {**waves, "total": total, "feature": feature["mel"], "pulses": feature["pulses"], "voice": voice}
 

@@ -8,7 +8,7 @@ from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.spectra import Features, WaveLoss
-from build_engines.demo_voice.training import Losses, Training
+from build_engines.demo_voice.training import Losses, Training, fuse, in_bfloat16
 from build_engines.networks.wave_generator import WaveGenerator
 
 
@@ -18,12 +18,15 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
     budget = settings.wave
     torch.manual_seed(settings.seed)
     generator = WaveGenerator(config["decoder"]).to(device)
+    fuse(generator, settings)
     features, distance = Features(config["mel_params"]).to(device), WaveLoss(config["mel_params"]).to(device)
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
-        found = generator(features(clips.samples, clips.f0s_hz).transpose(1, 2))
-        return distance(found, clips.samples, clips.f0s_hz)
+        given = features(clips.samples, clips.f0s_hz).transpose(1, 2)
+        with in_bfloat16(device):
+            found = generator(given)
+        return distance(found.float(), clips.samples)
 
     optimizer = torch.optim.AdamW(generator.parameters(), budget.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
     return Training(generator, [optimizer], losses)
