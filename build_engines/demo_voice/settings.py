@@ -1,7 +1,7 @@
 """The recipe: sizes and budgets, and why each is what it is.
 
-Seconds a step, of one of two busy Zen 4 cores (float32, one thread): language model 1.1, semantic 0.3, speaker 0.8,
-wave 0.65, prenet 0.27, vocoder 1.2. Two parts run side by side and nothing waits long for anything else.
+Seconds a step, of one of two busy Zen 4 cores (one thread): language model 1.1, semantic 0.3, speaker 0.8, wave 0.4,
+prenet 0.27; of both cores, vocoder 0.5. Two parts run side by side and nothing waits long for anything else.
 """
 
 from dataclasses import dataclass, field

@@ -97,7 +97,8 @@ class VocoderEngine:
         Raises:
             as `open_engine`.
         """
-        features = open_engine(engine_dir, "vocoder_features", parameters)
+        # a voice's phases are among them: rounded, they are a noise 22 dB below the speech
+        features = open_engine(engine_dir, "vocoder_features", {**parameters, "precision": "f32"})
         if uses_tensorrt(parameters):
             plan = open_engine(engine_dir, "vocoder_waves", parameters)
             waves: Mapping[int, Engine] = dict.fromkeys(WAVE_WINDOW_SIZES, plan)
