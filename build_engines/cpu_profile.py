@@ -15,7 +15,8 @@ from tritone.openvino_engine import Precision as CodecPrecision
 class Profile:
     """Implements `profiles.Profile`.
 
-    int8 and bf16 are the language model's; the vocoder is bf16 with both. f32 is everything in float32, for parity.
+    int8 and bf16 are the language model's; the vocoder's second half is bf16 with both. f32 is everything in float32,
+    for parity.
     """
 
     config_file = "config.pbtxt"

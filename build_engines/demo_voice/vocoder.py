@@ -60,7 +60,7 @@ def training(
         clips = draw_clips(data, budget.batch_size, num_frames, random, device, among)
         found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
         # no code tells where the true pulses lie, and to be compared with the clip pulse by pulse it has to be that
-        pulses = features.pulses(clips.samples, clips.f0s_hz)[:num_same]
+        pulses = features.pulses(clips.samples[:num_same], clips.f0s_hz[:num_same])
         given = torch.cat([found[..., :-NUM_PULSES], torch.cat([pulses, found[num_same:, :, -NUM_PULSES:]])], dim=2)
         with in_bfloat16(device):
             said = vocoder.decoder(given.transpose(1, 2))

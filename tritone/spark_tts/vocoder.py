@@ -97,7 +97,7 @@ class VocoderEngine:
         Raises:
             as `open_engine`.
         """
-        # a voice's phases are among them: rounded, they are a noise 22 dB below the speech
+        # phases can be among them: in bf16 the demo voice's were rounded to a noise 22 dB below the speech
         features = open_engine(engine_dir, "vocoder_features", {**parameters, "precision": "f32"})
         if uses_tensorrt(parameters):
             plan = open_engine(engine_dir, "vocoder_waves", parameters)
