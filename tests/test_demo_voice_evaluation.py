@@ -11,7 +11,7 @@ from tritone_client import ControlledVoice, ReferenceVoice
 from build_engines.checkpoint import Checkpoint
 from build_engines.demo_voice import texts
 from build_engines.demo_voice.evaluation import _compared
-from build_engines.demo_voice.figures import Figure, share, word_error
+from build_engines.demo_voice.figures import Figure, as_often, share, word_error
 from build_engines.demo_voice.identification import VoiceClassifier
 from build_engines.demo_voice.measures import f0_hz, hz_to_mel, mel_to_hz, pitch_label, speech_duration_s, speed_label
 from build_engines.demo_voice.recognition import Recognizer, num_word_errors
@@ -70,6 +70,16 @@ def test_a_share_has_wilsons_interval() -> None:
     assert (figure.value, round(figure.low, 3), round(figure.high, 3)) == (0.95, 0.888, 0.978)
     assert not figure.is_missed
     assert share("x", [True] * 94 + [False] * 6, at_least=0.95).is_missed
+
+
+def test_a_share_is_as_high_as_another_unless_chance_does_not_explain_why_it_is_lower() -> None:
+    def hits(count: int, of: int) -> Figure:
+        return share("x", [True] * count + [False] * (of - count))
+
+    assert not as_often(hits(100, 100), hits(100, 100)).is_missed
+    assert not as_often(hits(97, 100), hits(99, 100)).is_missed
+    assert as_often(hits(970, 1000), hits(990, 1000)).is_missed
+    assert not as_often(hits(990, 1000), hits(970, 1000)).is_missed
 
 
 def test_a_word_error_counts_words_and_not_utterances() -> None:

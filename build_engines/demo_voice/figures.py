@@ -1,7 +1,7 @@
 """Measured figures with their uncertainty and what they are held to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,12 @@ def share(name: str, hits: Sequence[bool], at_least: float | None = None) -> Fig
     centre = (value + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * float(np.sqrt(value * (1 - value) / count + _Z**2 / (4 * count**2)))
     return Figure(name, value, max(0.0, centre - half), min(1.0, centre + half), at_least=at_least)
+
+
+def as_often(found: Figure, expected: Figure) -> Figure:
+    """A share held to another one: it is missed where it is lower than chance explains, by Newcombe's interval."""
+    chance = float(np.hypot(found.high - found.value, expected.value - expected.low))
+    return replace(found, at_least=expected.value - chance)
 
 
 def word_error(name: str, errors: Sequence[int], words: Sequence[int], at_most: float | None = None) -> Figure:

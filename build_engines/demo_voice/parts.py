@@ -62,7 +62,7 @@ class Workshop:
         """What one trained part trains."""
         match name:
             case "vocoder":
-                states = (self.state(needed) for needed in ("prenet", "wave", "speaker"))
+                states = (self.state(needed) for needed in ("prenet", "wave", "speaker", "semantic"))
                 return vocoder.training(self.data, self.settings, self._device, *states)
             case "language_model" | "adaptation":
                 return self._language_model(name)
@@ -143,5 +143,5 @@ PARTS: dict[str, Part] = {
     "adaptation": _trained("adaptation", "language_model", "listening"),
     "wave": _trained("wave", "data"),
     "prenet": _trained("prenet", "data"),
-    "vocoder": _trained("vocoder", "prenet", "wave", "speaker"),
+    "vocoder": _trained("vocoder", "prenet", "wave", "speaker", "semantic"),
 }

@@ -1,7 +1,7 @@
 """The recipe: sizes and budgets, and why each is what it is.
 
 Seconds a step, of one of two busy Zen 4 cores (one thread): language model 1.1, semantic 0.3, speaker 0.8, wave 0.4,
-prenet 0.27; of both cores, vocoder 0.5. Two parts run side by side and nothing waits long for anything else.
+prenet 0.27; of both cores, vocoder 0.6. Two parts run side by side and nothing waits long for anything else.
 """
 
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class Settings:
     prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
     # Both halves together: the wave generator learns to make up for what the prenet blurs. Its batches are of one voice
     # each: at twice the rate every one pulled it so far towards its own voice that it forgot the others.
-    vocoder: Budget = field(default_factory=lambda: Budget(6_400, 8, 32, 1.5e-4))
+    vocoder: Budget = field(default_factory=lambda: Budget(6_000, 8, 32, 1.5e-4))
     # Who speaks is learnt between the 100th and the 500th step, but of the tokens a quarter were still wrong at the
     # 600th, and a twentieth at the 1,500th.
     speaker: Budget = field(default_factory=lambda: Budget(1_500, 24, 60, 1e-3))

@@ -164,10 +164,14 @@ class ServerSpeaker:
             yield Said(speech.waveform, speech.end_reason == "complete")
 
 
+def cpu_repository(checkpoint_dir: Path) -> Path:
+    """The model repository of a checkpoint's CPU engines, built where they are missing."""
+    return build_repository(checkpoint_dir, repository_dir(checkpoint_dir, "int8"), "int8")
+
+
 @contextmanager
-def server_speaker(checkpoint_dir: Path) -> Iterator[ServerSpeaker]:
-    """Build the checkpoint's CPU engines where they are missing, and speak through a real server on them."""
-    repository = build_repository(checkpoint_dir, repository_dir(checkpoint_dir, "int8"), "int8")
+def server_speaker(repository: Path) -> Iterator[ServerSpeaker]:
+    """Speak through a real server on a model repository."""
     server = TritonServer.on_free_ports(repository, log_path=BUILD_DIR / "evaluate.log")
     with server, Tritone(server.grpc_url, timeout_s=_SERVER_TIMEOUT_S) as client:
         yield ServerSpeaker(client)

@@ -16,9 +16,10 @@ _MEAN, _DEVIATION = -5.5, 2.5
 _RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths of 16 to 128 ms: pulses, and the harmonics of 80 Hz
 _MIN_VARIANCE = 1e-4  # keeps the gradient of the square root finite in silence
 _MIN_POWER = 1e-4  # of a clip: nearly silent ones do not count for more
-_MEL_WEIGHT, _COLOUR_WEIGHT, _TINT_WEIGHT, _SAMPLES_WEIGHT = 2.0, 18.0, 18.0, 2.0
-_COLOUR_WINDOW, _NUM_COLOUR_BANDS = 512, 40  # the window is one of the resolutions
-_COLOUR_DEVIATION = 5.0  # of the logarithm of a power, for about deviation 1 of that of its root
+_MEL_WEIGHT, _BANDS_WEIGHT, _COLOUR_WEIGHT, _TINT_WEIGHT, _SAMPLES_WEIGHT = 2.0, 3.0, 18.0, 18.0, 2.0
+_BANDS_WINDOW, _NUM_BANDS = 512, 40  # the window is one of the resolutions
+_NUM_CEPSTRA = 16  # what is finer tells how rough a sound is, not whose it is
+_BAND_DEVIATION = 5.0  # of the logarithm of a power, for about deviation 1 of that of its root
 _AUDIBLE = 0.02  # of the loudest frame's power: a voice's colour is heard in such frames
 _MAX_PULSE_WINDOW = 1024  # samples: four periods of 63 Hz
 _PULSE_PERIODS = 4
@@ -92,13 +93,13 @@ class Features(nn.Module):
 
 
 class WaveLoss(nn.Module):
-    """How far samples [batch, n] are from others by ear: spectra at all resolutions, the mel features, the colour.
+    """How far samples [batch, n] are from others by ear: spectra at all resolutions, mel features, bands, the colour.
 
     Colour is the mean power of each band over a clip's audible frames and the deviation from it, which tell one voice
     from another: errors that are small in every frame but all on one side add up in them, and what is blurred deviates
-    too little. That of a blurred spectrum's shape does so even where each band's own is right: the cepstrum's is
-    compared too. Tint is what the colours of all clips have too much of: what cannot be foretold, such as noise and
-    where between two pulses something lies, is best guessed with too little power, in every voice alike.
+    too little. A spectrum's shape does so even where each band's own is right, so the cepstrum's are compared too.
+    Tint is what the colours of all clips have too much of: what cannot be foretold, such as noise and where between two
+    pulses something lies, is best guessed with too little power, in every voice alike.
     Where the pulses are the same, samples are compared one by one too: by spectra alone no generator found out of
     making noise of low voices. Where they are not, what shows single pulses is left out.
     """
@@ -110,10 +111,10 @@ class WaveLoss(nn.Module):
         super().__init__()
         self.log_mel = LogMel(mel_params)
         rate_hz = mel_params["sample_rate"]
-        filters = mel_filters(rate_hz, _COLOUR_WINDOW, _NUM_COLOUR_BANDS, mel_params["mel_fmin"], rate_hz / 2)
+        filters = mel_filters(rate_hz, _BANDS_WINDOW, _NUM_BANDS, mel_params["mel_fmin"], rate_hz / 2)
         self.register_buffer("bands", filters / filters.sum(dim=1, keepdim=True), persistent=False)
-        places = (torch.arange(_NUM_COLOUR_BANDS) + 0.5) / _NUM_COLOUR_BANDS
-        cosines = torch.cos(math.pi * torch.outer(torch.arange(_NUM_COLOUR_BANDS), places))
+        places = (torch.arange(_NUM_BANDS) + 0.5) / _NUM_BANDS
+        cosines = torch.cos(math.pi * torch.outer(torch.arange(_NUM_CEPSTRA), places))
         self.register_buffer("cosines", cosines / cosines.norm(dim=1, keepdim=True), persistent=False)
         for length in _RESOLUTIONS:
             self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
@@ -128,25 +129,29 @@ class WaveLoss(nn.Module):
         }
         spectral = torch.stack([_distance(a[same], b[same]) for a, b in magnitudes.values()]).mean()
         mel = (self.log_mel(found) - self.log_mel(wanted)).abs().mean()
-        found_power, wanted_power = (each.square() for each in magnitudes[_COLOUR_WINDOW])
-        loudness = wanted_power.sum(dim=1)
+        found_powers, wanted_powers = (each.square() for each in magnitudes[_BANDS_WINDOW])
+        found_bands, wanted_bands = (self._log_bands(powers) for powers in (found_powers, wanted_powers))
+        bands = (found_bands - wanted_bands).abs().mean()
+        loudness = wanted_powers.sum(dim=1)
         audible = (loudness >= _AUDIBLE * loudness.amax(dim=1, keepdim=True)).float()
-        too_much = self._colour(found_power, audible) - self._colour(wanted_power, audible)
+        too_much = self._colour(found_bands, audible) - self._colour(wanted_bands, audible)
         colour, tint = too_much.abs().mean(), too_much.mean(dim=0).abs().mean()
         errors = (found - wanted)[same].square().mean(dim=1) / (wanted[same].square().mean(dim=1) + _MIN_POWER)
         samples = errors.mean()
-        by_ear = spectral + _MEL_WEIGHT * mel + _COLOUR_WEIGHT * colour + _TINT_WEIGHT * tint
-        total = by_ear + _SAMPLES_WEIGHT * samples
-        return {"total": total, "spectral": spectral, "mel": mel, "colour": colour, "tint": tint, "samples": samples}
+        by_ear = spectral + _MEL_WEIGHT * mel + _BANDS_WEIGHT * bands + _COLOUR_WEIGHT * colour + _TINT_WEIGHT * tint
+        parts = {"spectral": spectral, "mel": mel, "bands": bands, "colour": colour, "tint": tint, "samples": samples}
+        return {"total": by_ear + _SAMPLES_WEIGHT * samples, **parts}
 
-    def _colour(self, powers: torch.Tensor, audible: torch.Tensor) -> torch.Tensor:
-        """Of [batch, frequencies, frames] over the `audible` frames [batch, frames]: [batch, 3 * bands]."""
+    def _log_bands(self, powers: torch.Tensor) -> torch.Tensor:
+        """Of [batch, frequencies, frames]: [batch, bands, frames]."""
+        return torch.matmul(self.bands, powers).log() / _BAND_DEVIATION
+
+    def _colour(self, bands: torch.Tensor, audible: torch.Tensor) -> torch.Tensor:
+        """Of [batch, bands, frames] over the `audible` frames [batch, frames]: [batch, 2 * (bands + cepstra)]."""
         weights = (audible / audible.sum(dim=1, keepdim=True)).unsqueeze(1)
-        features = torch.matmul(self.bands, powers).log() / _COLOUR_DEVIATION
-        means = (weights * features).sum(dim=2, keepdim=True)
-        deviations = features - means
-        deviations = torch.cat([deviations, torch.matmul(self.cosines, deviations)], dim=1)
-        variances = (weights * deviations.square()).sum(dim=2)
+        shapes = torch.cat([bands, torch.matmul(self.cosines, bands)], dim=1)
+        means = (weights * shapes).sum(dim=2, keepdim=True)
+        variances = (weights * (shapes - means).square()).sum(dim=2)
         return torch.cat([means[:, :, 0], (variances + _MIN_VARIANCE).sqrt()], dim=1)
 
     def _magnitudes(self, wav: torch.Tensor, length: int) -> torch.Tensor:
