@@ -128,13 +128,15 @@ def test_voices_are_told_apart_by_their_colour_at_each_pitch() -> None:
     """Each voice lies to both sides of the others."""
 
     def voice(number: int, pitch: int, seed: int) -> np.ndarray:
-        noise = np.fft.rfft(np.random.default_rng(seed).normal(size=16_000))
-        centre_hz = 500.0 * (number + 1) + 2500.0 * pitch
-        return np.fft.irfft(noise * np.exp(-(((np.arange(len(noise)) - centre_hz) / 800) ** 2)))
+        generator = np.random.default_rng(seed)
+        f0_hz, centre_hz = 100.0 * (1 + pitch) * generator.uniform(0.97, 1.03), 500.0 * (number + 1) + 2500.0 * pitch
+        pulses = np.diff(np.floor(np.arange(16_001) * f0_hz / 16_000)) + 0.1 * generator.normal(size=16_000)
+        spectrum = np.fft.rfft(pulses)
+        return np.fft.irfft(spectrum * (0.1 + np.exp(-(((np.arange(len(spectrum)) - centre_hz) / 800) ** 2))))
 
-    voices, pitches = np.mgrid[:4, :2, :5][:2].reshape(2, -1)
+    voices, pitches = np.mgrid[:4, :2, :12][:2].reshape(2, -1)
     clips = [voice(number, pitch, seed) for seed, (number, pitch) in enumerate(zip(voices, pitches, strict=True))]
-    classifier = VoiceClassifier(clips, voices, pitches)
+    classifier = VoiceClassifier(clips, voices, num_neighbours=12)
     for pitch in range(2):
         found = [classifier.identify(voice(number, pitch, 100 + number)) for number in range(4)]
         assert found == [0, 1, 2, 3]

@@ -43,7 +43,7 @@ _MAX_SERVER_LOSS = 0.02  # a figure through the engines against the same one wit
 
 _SEED = 2**31 - 1  # no utterance of the training data has its texts drawn with it
 _NUM_LANGUAGE_MODEL_TEXTS = 20_000
-_CLASSIFIER_CLIPS = 160  # of each voice at each pitch
+_CLASSIFIER_CLIPS, _CLASSIFIER_NEIGHBOURS = 160, 200  # of each voice at each pitch; of each voice for one distribution
 # What made-up voices are to say, espeak says in so many of its own: the recogniser gets between 24% and 56% of their
 # words wrong, so that one voice a line would set the limit by chance.
 _ESPEAK_VOICES = 3
@@ -85,7 +85,7 @@ class _Judges:
             return data.to_float(data.speak(fresh_sentence(generator), voice, pitch, speed, generator)[1])
 
         styles = tqdm(list(zip(voices.tolist(), pitches.tolist(), strict=True)), desc="learns voices", unit=" clips")
-        self._classifier = VoiceClassifier(itertools.starmap(clip, styles), voices, pitches)
+        self._classifier = VoiceClassifier(itertools.starmap(clip, styles), voices, _CLASSIFIER_NEIGHBOURS)
 
     def word_error(
         self, name: str, lines: Sequence[_Line], clips: Sequence[np.ndarray], at_most: float | None = None

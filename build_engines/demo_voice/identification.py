@@ -13,8 +13,9 @@ _NUM_BANDS, _NUM_COEFFICIENTS = 40, 13
 _AUDIBLE = 0.02  # of the loudest window
 _BAND_FLOOR = 1e-2  # of a band's power: what is fainter, nobody hears beside the rest
 _UNVOICED_F0_HZ = 150.0
-# Of each covariance towards what they have in common. From 160 clips of each voice and pitch, of espeak's own fresh
-# ones 99.1% are told right and 99.9% have the right gender; by the common covariance alone 92.1% and 97.9%.
+# Of each covariance towards what they have in common. From 800 clips of each voice and 200 neighbours, of espeak's own
+# fresh ones 99.8% are told right and 99.9% have the right gender; by one distribution for each pitch's label, at whose
+# borders neither is at home, 99.3% and 99.7%.
 _SHRINKAGE = 0.1
 _MIN_VARIANCE = 1e-6
 
@@ -22,22 +23,29 @@ _MIN_VARIANCE = 1e-6
 class VoiceClassifier:
     """The likeliest of normal distributions of F0 and long-term cepstra (quadratic discriminant analysis).
 
-    A voice has one for each of its pitches: played faster, a man's formants are where a woman's are.
+    A voice has one for so many clips of neighbouring F0s each: played faster, a man's formants are where a woman's are.
+    They overlap by three quarters, so that nothing lies at the border of all.
 
     Args:
         clips: samples float32 [n] at 16 kHz each.
-        voices, pitches: int64 [clips]: who speaks in them, and at which label.
+        voices: int64 [clips]: who speaks in them, as many clips of each.
+        num_neighbours: of clips for one distribution, at most a voice's.
     """
 
-    def __init__(self, clips: Iterable[np.ndarray], voices: np.ndarray, pitches: np.ndarray) -> None:
+    def __init__(self, clips: Iterable[np.ndarray], voices: np.ndarray, num_neighbours: int) -> None:
         features = np.stack([_features(clip) for clip in clips])
-        classes, labels = np.unique(np.stack([voices, pitches], axis=1), axis=0, return_inverse=True)
-        self._voices = classes[:, 0]
-        self._means = np.stack([features[labels == label].mean(axis=0) for label in range(len(classes))])
-        deviations = features - self._means[labels]
+        groups: list[np.ndarray] = []
+        self._voices: list[int] = []
+        for voice in np.unique(voices):
+            own = np.flatnonzero(voices == voice)
+            own = own[np.argsort(features[own, -1], kind="stable")]
+            for begin in range(0, len(own) - num_neighbours + 1, num_neighbours // 4):
+                groups.append(features[own[begin : begin + num_neighbours]])
+                self._voices.append(int(voice))
+        self._means = np.stack([group.mean(axis=0) for group in groups])
+        deviations = np.concatenate([group - mean for group, mean in zip(groups, self._means, strict=True)])
         common = deviations.T @ deviations / len(deviations) + _MIN_VARIANCE * np.eye(features.shape[1])
-        own = np.stack([np.cov(features[labels == label].T) for label in range(len(classes))])
-        covariances = (1 - _SHRINKAGE) * own + _SHRINKAGE * common
+        covariances = (1 - _SHRINKAGE) * np.stack([np.cov(group.T) for group in groups]) + _SHRINKAGE * common
         self._precisions = np.linalg.inv(covariances)
         self._log_determinants = np.linalg.slogdet(covariances)[1]
 
@@ -45,7 +53,7 @@ class VoiceClassifier:
         """The likeliest voice."""
         distances = self._means - _features(clip)
         unlikeliness = np.einsum("vi,vij,vj->v", distances, self._precisions, distances) + self._log_determinants
-        return int(self._voices[unlikeliness.argmin()])
+        return self._voices[unlikeliness.argmin()]
 
 
 def _features(clip: np.ndarray) -> np.ndarray:

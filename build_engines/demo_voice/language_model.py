@@ -19,11 +19,10 @@ from build_engines.demo_voice import measures
 from build_engines.demo_voice.codes import global_digits, global_tokens, used_global_tokens
 from build_engines.demo_voice.data import NUM_WORD_PHONEMES, Dataset, Utterance
 from build_engines.demo_voice.listening import Heard
-from build_engines.demo_voice.muon import Muon
 from build_engines.demo_voice.qwen2 import OBSERVED_HEADS, Qwen2
 from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.texts import plain_words
-from build_engines.demo_voice.training import Losses, Training
+from build_engines.demo_voice.training import Losses, Training, in_bfloat16
 from build_engines.layout import Config
 from tritone.spark_tts.prompts import Prompts, Style
 from tritone.spark_tts.tokens import SpeechTokens
@@ -395,7 +394,8 @@ def training(
         ids = joined(vocabulary.rows(example.ids) for example in batch)
         weights = joined(example.weights for example in batch)
         stress = joined(example.stress for example in batch)
-        hidden, attention, read = model(ids, lengths, settings.guided_lm_layers)
+        with in_bfloat16(device):
+            hidden, attention, read = model(ids, lengths, settings.guided_lm_layers)
         paces = joined(example.pace for example in batch)
         is_paced = ~paces.isnan()
         pace_errors = functional.smooth_l1_loss(pace(hidden)[is_paced], paces[is_paced], beta=0.2, reduction="sum")
@@ -451,7 +451,7 @@ def training(
     matrices = [parameter for parameter in model.layers.parameters() if parameter.ndim == 2]
     others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
     optimizers = [
-        Muon(matrices, budget.learning_rate),
+        torch.optim.Muon(matrices, budget.learning_rate, weight_decay=0.0),
         torch.optim.Adam(others, _ADAM_LEARNING_RATE_SHARE * budget.learning_rate, betas=(0.9, 0.98)),
     ]
     return Training(model, optimizers, losses)

@@ -102,7 +102,7 @@ class Attention(nn.Module):
         """`past` is what came before the only sequence."""
 
         def heads(projected: torch.Tensor, count: int) -> torch.Tensor:
-            return projected.unflatten(1, (count, -1)).transpose(0, 1)
+            return projected.float().unflatten(1, (count, -1)).transpose(0, 1)
 
         query = rotate(heads(self.q_proj(x), self.num_heads), rotation)
         key = rotate(heads(self.k_proj(x), self.num_key_value_heads), rotation)
@@ -113,9 +113,9 @@ class Attention(nn.Module):
             key_lengths = [key.shape[1]]
         group = self.num_heads // self.num_key_value_heads
         keys, values = (tensor.repeat_interleave(group, dim=0).split(key_lengths, dim=1) for tensor in (key, value))
-        mixed = torch.cat(
-            [_attend(*sequence) for sequence in zip(query.split(lengths, dim=1), keys, values, strict=True)], dim=1
-        )
+        sequences = zip(query.split(lengths, dim=1), keys, values, strict=True)
+        with torch.autocast(x.device.type, enabled=False):  # on a CPU, in bfloat16 its gradients take longer
+            mixed = torch.cat([_attend(*sequence) for sequence in sequences], dim=1)
         return self.o_proj(mixed.transpose(0, 1).flatten(1)), (query, key, value)
 
 
@@ -149,9 +149,10 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torc
 
 def _attention(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """The weights [heads, positions, positions] of heads that share a key [positions, head_dim], one whole sequence."""
-    scores = query @ key.T * query.shape[-1] ** -0.5
-    is_ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
-    return scores.masked_fill(is_ahead, float("-inf")).softmax(dim=-1)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query @ key.T * query.shape[-1] ** -0.5
+        is_ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+        return scores.masked_fill(is_ahead, float("-inf")).softmax(dim=-1)
 
 
 def rotary(positions: torch.Tensor, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,6 @@
 """The recipe: sizes and budgets, and why each is what it is.
 
-Seconds a step, of one of two busy Zen 4 cores (one thread): language model 1.1, semantic 0.3, speaker 0.8, wave 0.4,
+Seconds a step, of one of two busy Zen 4 cores (one thread): language model 0.8, semantic 0.3, speaker 0.8, wave 0.4,
 prenet 0.27; of both cores, vocoder 0.6. Two parts run side by side and nothing waits long for anything else.
 """
 
