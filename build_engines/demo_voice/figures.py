@@ -55,8 +55,8 @@ def share(name: str, hits: Sequence[bool], at_least: float | None = None) -> Fig
 
 def as_often(found: Figure, expected: Figure) -> Figure:
     """A share held to another one: it is missed where it is lower than chance explains, by Newcombe's interval."""
-    chance = float(np.hypot(found.high - found.value, expected.value - expected.low))
-    return replace(found, at_least=expected.value - chance)
+    _below, above = _chance(found, expected)
+    return replace(found, at_least=expected.value - above)
 
 
 def word_error(name: str, errors: Sequence[int], words: Sequence[int], at_most: float | None = None) -> Figure:
@@ -74,11 +74,8 @@ def difference(name: str, found: Figure, expected: Figure, sign: int, at_most: f
     The interval joins theirs in Newcombe's way. `at_most` is widened by its lower half: what chance alone may add.
     """
     value = found.value - expected.value
-    ends = (
-        value - float(np.hypot(found.value - found.low, expected.high - expected.value)),
-        value + float(np.hypot(found.high - found.value, expected.value - expected.low)),
-    )
-    low, high = sorted(sign * end for end in ends)
+    below, above = _chance(found, expected)
+    low, high = sorted(sign * end for end in (value - below, value + above))
     return Figure(name, sign * value, low, high, at_most=at_most + sign * value - low)
 
 
@@ -88,3 +85,10 @@ def average(name: str, figures: Sequence[Figure], at_most: float) -> Figure:
     mean = float(values.mean())
     below, above = (float(np.linalg.norm(halves)) / len(figures) for halves in (values - lows, highs - values))
     return Figure(name, mean, mean - below, mean + above, at_most=at_most)
+
+
+def _chance(found: Figure, expected: Figure) -> tuple[float, float]:
+    """How far below and above their difference the 95% interval reaches, by Newcombe."""
+    below = np.hypot(found.value - found.low, expected.high - expected.value)
+    above = np.hypot(found.high - found.value, expected.value - expected.low)
+    return float(below), float(above)

@@ -28,7 +28,7 @@ class VoiceClassifier:
 
     Args:
         clips: samples float32 [n] at 16 kHz each.
-        voices: int64 [clips]: who speaks in them, as many clips of each.
+        voices: int64 [clips]: who speaks in them.
         num_neighbours: of clips for one distribution, at most a voice's.
     """
 
