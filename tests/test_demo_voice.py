@@ -16,7 +16,7 @@ from build_engines.demo_voice import __main__ as command_line
 from build_engines.demo_voice import data, measures
 from build_engines.demo_voice.clips import draw_clips
 from build_engines.demo_voice.codebook import codebook
-from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, SemanticCodes, global_digits, told_f0_hz
+from build_engines.demo_voice.codes import SAMPLES_PER_FRAME, SemanticCodes, global_digits, tells_f0, told_f0_hz
 from build_engines.demo_voice.data import VOICES, Utterance, write_shard
 from build_engines.demo_voice.espeak import SAMPLE_RATE_HZ, Espeak, EspeakMissing, Mark
 from build_engines.demo_voice.language_model import Examples
@@ -371,6 +371,16 @@ def test_what_the_tokens_tell_of_an_f0_is_less_than_a_step_off_and_has_the_same_
     assert np.abs(told / f0s_hz - 1).max() < 0.006  # a half step is 1%
     for pair in zip(f0s_hz, told, strict=True):
         np.testing.assert_array_equal(*(global_digits(0, f0_hz) for f0_hz in pair))
+
+
+def test_digits_that_tell_an_f0_are_all_that_a_neighbouring_one_changes() -> None:
+    digits = np.stack([global_digits(0, f0_hz) for f0_hz in (65, 80, 97, 151, 300, 450)])
+    nearby = np.stack([global_digits(0, 1.04 * f0_hz) for f0_hz in (65, 80, 97, 151, 300, 450)])
+    telling = tells_f0(digits)
+    assert telling.shape == digits.shape
+    assert telling.sum(axis=(1, 2)).max() == 6
+    np.testing.assert_array_equal(digits[~telling], nearby[~telling])
+    assert (digits[:-1] != nearby[:-1]).any(axis=(1, 2)).all()
 
 
 def test_tint_is_what_the_colours_of_all_clips_have_too_much_of() -> None:

@@ -12,7 +12,7 @@ from build_engines.checkpoint import Checkpoint
 from build_engines.demo_voice import texts
 from build_engines.demo_voice.evaluation import _compared
 from build_engines.demo_voice.figures import Figure, as_often, share, word_error
-from build_engines.demo_voice.identification import VoiceClassifier
+from build_engines.demo_voice.identification import VoiceClassifier, voice_features
 from build_engines.demo_voice.measures import f0_hz, hz_to_mel, mel_to_hz, pitch_label, speech_duration_s, speed_label
 from build_engines.demo_voice.recognition import Recognizer, num_word_errors
 from build_engines.demo_voice.speakers import TorchSpeaker
@@ -136,7 +136,7 @@ def test_voices_are_told_apart_by_their_colour_at_each_pitch() -> None:
 
     voices, pitches = np.mgrid[:4, :2, :12][:2].reshape(2, -1)
     clips = [voice(number, pitch, seed) for seed, (number, pitch) in enumerate(zip(voices, pitches, strict=True))]
-    classifier = VoiceClassifier(clips, voices, num_neighbours=12)
+    classifier = VoiceClassifier(np.stack([voice_features(clip) for clip in clips]), voices, num_neighbours=12)
     for pitch in range(2):
         found = [classifier.identify(voice(number, pitch, 100 + number)) for number in range(4)]
         assert found == [0, 1, 2, 3]

@@ -32,8 +32,10 @@ _CODE_STRIDE, _CODE_OFFSET = 13, 5
 # then nearly a linear one of the digits, and a wrong digit shifts F0 by one step of 2%. A second one, half a step
 # off, halves the steps.
 _LOWEST_F0_HZ, _HIGHEST_F0_HZ = 65.0, 450.0
-_NUM_F0_STEPS = 3 * NUM_GLOBAL_TOKENS
-_NUM_VOICE_DIGITS = 3
+_F0_STEPS_PER_TOKEN = 3
+_NUM_F0_STEPS = _F0_STEPS_PER_TOKEN * NUM_GLOBAL_TOKENS
+NUM_VOICE_DIGITS = 3
+_F0_DIGITS = slice(3, 5)
 _CONSTANT_DIGIT = 2
 
 
@@ -137,12 +139,21 @@ def is_pause(mark: Mark) -> bool:
 def global_digits(voice: int, f0_hz: float) -> np.ndarray:
     """The FSQ digits of a voice at an F0, int64 [32 tokens, 6]."""
     height = _height(f0_hz)
-    bases = 3 * np.arange(NUM_GLOBAL_TOKENS)
+    bases = _F0_STEPS_PER_TOKEN * np.arange(NUM_GLOBAL_TOKENS)
     digits = np.full((NUM_GLOBAL_TOKENS, len(FSQ_LEVELS)), _CONSTANT_DIGIT)
-    digits[:, :_NUM_VOICE_DIGITS] = _voice_digits(voice)
-    digits[:, 3] = np.clip(np.floor(height) - bases, 0, 3)
-    digits[:, 4] = np.clip(np.floor(height + 0.5) - bases, 0, 3)
+    digits[:, :NUM_VOICE_DIGITS] = _voice_digits(voice)
+    heights = np.floor(height + np.array([0.0, 0.5]))
+    digits[:, _F0_DIGITS] = np.clip(heights - bases[:, None], 0, _F0_STEPS_PER_TOKEN)
     return digits
+
+
+def tells_f0(digits: np.ndarray) -> np.ndarray:
+    """Which digits [..., 32 tokens, 6] tell an F0 from its neighbours, bool: where its thermometers end, and beside."""
+    ends = digits[..., _F0_DIGITS.start].sum(axis=-1)[..., None] // _F0_STEPS_PER_TOKEN
+    is_near = np.abs(np.arange(NUM_GLOBAL_TOKENS) - ends) <= 1
+    is_f0 = np.zeros(len(FSQ_LEVELS), bool)
+    is_f0[_F0_DIGITS] = True
+    return is_near[..., None] & is_f0
 
 
 def told_f0_hz(f0_hz: float) -> float:
@@ -178,5 +189,5 @@ def _height(f0_hz: float) -> float:
 @functools.cache
 def _voice_digits(voice: int) -> np.ndarray:
     """[32, 3] outermost digits at random: 96 bits tell voices apart however many of them are heard wrong."""
-    bits = np.random.default_rng([0, voice]).integers(2, size=(NUM_GLOBAL_TOKENS, _NUM_VOICE_DIGITS))
+    bits = np.random.default_rng([0, voice]).integers(2, size=(NUM_GLOBAL_TOKENS, NUM_VOICE_DIGITS))
     return bits * (FSQ_LEVELS[0] - 1)

@@ -19,7 +19,7 @@ from tritone_client import ControlledVoice, ReferenceVoice, Voice
 from build_engines.demo_voice import data, measures
 from build_engines.demo_voice.data import VOICES, Utterance
 from build_engines.demo_voice.figures import Figure, as_often, average, difference, share, word_error
-from build_engines.demo_voice.identification import VoiceClassifier
+from build_engines.demo_voice.identification import VoiceClassifier, voice_features
 from build_engines.demo_voice.measures import GENDERS, LABELS
 from build_engines.demo_voice.recognition import Recognizer, num_word_errors
 from build_engines.demo_voice.speakers import Said, Speaker, cpu_repository, server_speaker, torch_speakers
@@ -43,7 +43,7 @@ _MAX_SERVER_LOSS = 0.02  # a figure through the engines against the same one wit
 
 _SEED = 2**31 - 1  # no utterance of the training data has its texts drawn with it
 _NUM_LANGUAGE_MODEL_TEXTS = 20_000
-_CLASSIFIER_CLIPS, _CLASSIFIER_NEIGHBOURS = 160, 200  # of each voice at each pitch; of each voice for one distribution
+_CLASSIFIER_CLIPS, _CLASSIFIER_NEIGHBOURS = 400, 150  # of each voice at each pitch; of each voice for one distribution
 # What made-up voices are to say, espeak says in so many of its own: the recogniser gets between 24% and 56% of their
 # words wrong, so that one voice a line would set the limit by chance.
 _ESPEAK_VOICES = 3
@@ -76,16 +76,12 @@ class _Material:
 class _Judges:
     """What listens: recognisers in `processes`, and who spoke."""
 
-    def __init__(self, processes: ProcessPoolExecutor, generator: np.random.Generator) -> None:
+    def __init__(self, processes: ProcessPoolExecutor) -> None:
         self._processes = processes
         voices, pitches = np.mgrid[: len(VOICES), : len(LABELS), :_CLASSIFIER_CLIPS][:2].reshape(2, -1)
-
-        def clip(voice: int, pitch: int) -> np.ndarray:
-            speed = int(generator.integers(len(LABELS)))
-            return data.to_float(data.speak(fresh_sentence(generator), voice, pitch, speed, generator)[1])
-
-        styles = tqdm(list(zip(voices.tolist(), pitches.tolist(), strict=True)), desc="learns voices", unit=" clips")
-        self._classifier = VoiceClassifier(itertools.starmap(clip, styles), voices, _CLASSIFIER_NEIGHBOURS)
+        clips = processes.map(_espeak_features, voices.tolist(), pitches.tolist(), itertools.count(), chunksize=100)
+        features = list(tqdm(clips, desc="learns voices", unit=" clips", total=len(voices)))
+        self._classifier = VoiceClassifier(np.stack(features), voices, _CLASSIFIER_NEIGHBOURS)
 
     def word_error(
         self, name: str, lines: Sequence[_Line], clips: Sequence[np.ndarray], at_most: float | None = None
@@ -139,6 +135,13 @@ def _choose(clip: np.ndarray) -> str:
     return _recognizer.choose(clip)
 
 
+def _espeak_features(voice: int, pitch: int, number: int) -> np.ndarray:
+    """Of a fresh sentence at any speed, another one for each number."""
+    generator = np.random.default_rng([_SEED, 1, number])
+    speed = int(generator.integers(len(LABELS)))
+    return voice_features(data.to_float(data.speak(fresh_sentence(generator), voice, pitch, speed, generator)[1]))
+
+
 def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server: bool) -> bool:
     """Measure, print a table and one line of figures, and say whether all are as good as they should be.
 
@@ -151,8 +154,7 @@ def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server:
         EspeakMissing: there is no libespeak-ng.
     """
     repository = cpu_repository(directory) if through_server else None  # what refuses to be built does so at once
-    generator = np.random.default_rng(_SEED)
-    material = _material(num_utterances, generator)
+    material = _material(num_utterances, np.random.default_rng(_SEED))
     figures: list[Figure] = []
 
     def note(measured: Sequence[Figure]) -> None:
@@ -160,7 +162,7 @@ def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server:
         figures.extend(measured)
 
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_open_recognizer) as processes:
-        judges = _Judges(processes, generator)
+        judges = _Judges(processes)
         note(_espeak_figures(material, judges))
         limits = {figure.name: figure for figure in figures}
         with torch_speakers(directory) as speakers:

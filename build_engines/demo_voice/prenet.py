@@ -9,7 +9,7 @@ from build_engines.demo_voice.codebook import codebook
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.spectra import NUM_PULSES, Features
-from build_engines.demo_voice.training import Losses, Training
+from build_engines.demo_voice.training import Losses, Training, in_bfloat16
 from build_engines.networks.vocoder import Vocoder
 
 _PULSE_WEIGHT = 2.0
@@ -25,7 +25,8 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
-        found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
+        with in_bfloat16(device):
+            found = vocoder.features(clips.global_tokens, clips.semantic_tokens).float()
         wanted = features(clips.samples, clips.told_f0s_hz, clips.ages)
         return feature_distances(found, wanted)
 

@@ -11,7 +11,7 @@ from build_engines.demo_voice.codebook import codebook, unused_direction
 from build_engines.demo_voice.codes import NUM_AGES, SemanticCodes
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
-from build_engines.demo_voice.training import Losses, Training
+from build_engines.demo_voice.training import Losses, Training, in_bfloat16
 from build_engines.networks.semantic_encoder import SemanticEncoder
 
 _SHARPNESS = 20.0  # of the softmax over cosines: the nearest other phoneme is about 0.25 further off
@@ -78,13 +78,14 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
 
     def losses(random: np.random.Generator) -> Losses:
         clips = draw_clips(data, budget.batch_size, budget.num_frames, random, device)
-        features = encoder.wav2vec2(clips.samples)
-        latents = encoder.encoder(features)
+        with in_bfloat16(device):
+            features = encoder.wav2vec2(clips.samples)
+            latents = encoder.encoder(features).float()
         wanted = clips.classes[:, : latents.shape[1]]  # wav2vec2 gives no frame for the last samples
         heard = hearing(directions(encoder, latents), wanted)
         hints = [
             functional.cross_entropy(classifier(given).transpose(1, 2), wanted)
-            for classifier, given in zip(classifiers, (features, latents), strict=True)
+            for classifier, given in zip(classifiers, (features.float(), latents), strict=True)
         ]
         return {**heard, "total": heard["phoneme"] + heard["age"] + sum(hints), "hint": hints[0]}
 

@@ -1,7 +1,7 @@
 """The recipe: sizes and budgets, and why each is what it is.
 
-Seconds a step, of one of two busy Zen 4 cores (one thread): language model 0.8, semantic 0.3, speaker 0.8, wave 0.4,
-prenet 0.27; of both cores, vocoder 0.6. Two parts run side by side and nothing waits long for anything else.
+Seconds a step, each on one of two busy Zen 4 cores: language model 0.8, vocoder 0.75, speaker 0.5, wave 0.4, semantic
+and prenet 0.2. Two parts run side by side, for three and a half hours, and nothing waits long for anything else.
 """
 
 from dataclasses import dataclass, field
@@ -70,17 +70,16 @@ class Settings:
     prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
     # Both halves together: the wave generator learns to make up for what the prenet blurs. Its batches are of one voice
     # each: at twice the rate every one pulled it so far towards its own voice that it forgot the others.
-    vocoder: Budget = field(default_factory=lambda: Budget(6_000, 8, 32, 1.5e-4))
-    # Who speaks is learnt between the 100th and the 500th step, but of the tokens a quarter were still wrong at the
-    # 600th, and a twentieth at the 1,500th.
-    speaker: Budget = field(default_factory=lambda: Budget(1_500, 24, 60, 1e-3))
+    vocoder: Budget = field(default_factory=lambda: Budget(7_000, 8, 32, 1.5e-4))
+    # At a rate of 1e-3 it fell apart after 800 steps.
+    speaker: Budget = field(default_factory=lambda: Budget(2_000, 16, 128, 6e-4))
     # Clones with a transcript depend on what it hears.
     semantic: Budget = field(default_factory=lambda: Budget(4_500, 4, 100, 1.5e-3))
     # Clones with a transcript are more than half: nine million tokens, and a sixth, were too few.
-    language_model: Budget = field(default_factory=lambda: Budget(3_200, 5, 640, 2e-2))
+    language_model: Budget = field(default_factory=lambda: Budget(4_000, 5, 640, 2e-2))
     # The same on references as the trained encoders hear them: apart, so that it need not wait for them. Of semantic
     # tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
-    adaptation: Budget = field(default_factory=lambda: Budget(8_000, 5, 640, 1e-2))
+    adaptation: Budget = field(default_factory=lambda: Budget(10_000, 5, 640, 1e-2))
     # Of its sequences end before the speech: in a third of the tokens they teach what a pitch asks of a made-up voice.
     adaptation_voices_share: float = 0.2
 

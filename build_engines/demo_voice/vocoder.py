@@ -64,7 +64,8 @@ def training(
         num_frames = budget.num_frames + 2 * _MARGIN_FRAMES
         among = alike[random.integers(len(alike))]  # what the clips have too much of is then that voice's
         clips = draw_clips(data, budget.batch_size, num_frames, random, device, among)
-        found = vocoder.features(clips.global_tokens, clips.semantic_tokens)
+        with in_bfloat16(device):
+            found = vocoder.features(clips.global_tokens, clips.semantic_tokens).float()
         # no code tells where the true pulses lie, and to be compared with the clip pulse by pulse it has to be that
         pulses = features.pulses(clips.samples[:num_same], clips.f0s_hz[:num_same])
         given = torch.cat([found[..., :-NUM_PULSES], torch.cat([pulses, found[num_same:, :, -NUM_PULSES:]])], dim=2)
@@ -72,9 +73,12 @@ def training(
             said = vocoder.decoder(given.transpose(1, 2))
         said, wanted = said.float()[:, judged], clips.samples[:, judged]
         waves = distance(said, wanted, num_same)
-        voices = [who.speaker_encoder(who.mel(samples)).mean(dim=2) for samples in (said, wanted)]
+        mels = [who.mel(samples) for samples in (said, wanted)]
+        with in_bfloat16(device):
+            voices = [who.speaker_encoder(mel).float().mean(dim=2) for mel in mels]
+            latents = what.encoder(what.wav2vec2(said)).float()
         voice = (voices[0] - voices[1]).abs().mean()
-        found_directions = directions(what, what.encoder(what.wav2vec2(said)))[..., _DEAF_FRAMES:-_DEAF_FRAMES]
+        found_directions = directions(what, latents)[..., _DEAF_FRAMES:-_DEAF_FRAMES]
         first = _MARGIN_FRAMES + _DEAF_FRAMES
         heard = hearing(found_directions, clips.classes[:, first : first + found_directions.shape[2]])
         feature = feature_distances(found, features(clips.samples, clips.told_f0s_hz, clips.ages))
