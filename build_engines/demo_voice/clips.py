@@ -16,9 +16,8 @@ class Clips:
     Attributes:
         samples: float32 [batch, frames * 320].
         classes: int64 [batch, frames], as `SemanticCodes.classes`.
-        semantic_tokens: int64 [batch, frames]; global_tokens: int64 [batch, 32]; digits: int64 [batch, 32, 6].
-        voices: int64 [batch], in `data.VOICES`; f0s_hz, told_f0s_hz: float32 [batch], the second as the global
-            tokens tell it.
+        semantic_tokens: int64 [batch, frames]; global_tokens: int64 [batch, 32].
+        f0s_hz, told_f0s_hz: float32 [batch], the second as the global tokens tell it.
         ages: int64 [batch, frames], how many frames before it belong to the same sound.
     """
 
@@ -26,8 +25,6 @@ class Clips:
     classes: torch.Tensor
     semantic_tokens: torch.Tensor
     global_tokens: torch.Tensor
-    digits: torch.Tensor
-    voices: torch.Tensor
     f0s_hz: torch.Tensor
     told_f0s_hz: torch.Tensor
     ages: torch.Tensor
@@ -49,10 +46,10 @@ def draw_clips(
     samples = np.zeros((batch_size, num_frames * SAMPLES_PER_FRAME), np.float32)
     classes = np.empty((batch_size, num_frames), np.int64)
     ages = np.empty((batch_size, num_frames), np.int64)
-    digits, voices, f0s_hz = [], [], []
+    digits, f0s_hz = [], []
     indices = np.arange(len(data)) if among is None else among
     for row, index in enumerate(indices[generator.integers(len(indices), size=batch_size)]):
-        begin = int(generator.integers(max(1, len(data.classes[index]) - num_frames + 1)))
+        begin = draw_begin(data, index, num_frames, generator)
         piece = data.waveform(index, begin, num_frames)
         samples[row, : len(piece)] = piece
         codes = data.classes[index][begin : begin + num_frames]
@@ -61,7 +58,6 @@ def draw_clips(
         ages[row] = np.pad(data.codes.ages(data.classes[index])[begin : begin + num_frames], missing, mode="edge")
         utterance = data.utterances[index]
         digits.append(global_digits(utterance.voice, utterance.f0_hz))
-        voices.append(utterance.voice)
         f0s_hz.append(utterance.f0_hz)
 
     def on_device(array: np.ndarray) -> torch.Tensor:
@@ -72,9 +68,12 @@ def draw_clips(
         on_device(classes),
         on_device(data.codes.codes[classes]),
         on_device(global_tokens(np.stack(digits))),
-        on_device(np.stack(digits)),
-        on_device(np.array(voices)),
         on_device(np.array(f0s_hz, np.float32)),
         on_device(np.array([told_f0_hz(f0_hz) for f0_hz in f0s_hz], np.float32)),
         on_device(ages),
     )
+
+
+def draw_begin(data: Dataset, index: int, num_frames: int, generator: np.random.Generator) -> int:
+    """The frame where a clip of an utterance begins; the first of one that is not longer than the clip."""
+    return int(generator.integers(max(1, len(data.classes[index]) - num_frames + 1)))

@@ -53,9 +53,9 @@ class VoiceClassifier:
 
 
 def voice_features(clip: np.ndarray) -> np.ndarray:
-    """Of samples [n] at 16 kHz: mean and deviation of the cepstrum where it is audible, without its level, and F0.
+    """Mean and deviation of the cepstrum where it is audible, without its level, and F0: [2 * coefficients + 1].
 
-    [2 * coefficients + 1].
+    `clip` are samples [n] at 16 kHz.
     """
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(clip, (0, _WINDOW)), _WINDOW)[::_HOP] * np.hanning(_WINDOW)
     power = np.abs(np.fft.rfft(frames)) ** 2

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from build_engines import layout, synthetic
+from build_engines.demo_voice.clips import draw_begin
 from build_engines.demo_voice.codes import (
     NUM_VOICE_DIGITS,
     SAMPLES_PER_FRAME,
@@ -84,7 +85,7 @@ def _draw(data: Dataset, budget: Budget, generator: np.random.Generator, device:
     """Each of another utterance: all of it, repeated, or some of it where it is longer."""
     clips, utterances = [], []
     for index in generator.integers(len(data), size=budget.batch_size):
-        begin = int(generator.integers(max(1, len(data.classes[index]) - budget.num_frames + 1)))
+        begin = draw_begin(data, index, budget.num_frames, generator)
         clips.append(reference_clip(data.waveform(index, begin), budget.num_frames * SAMPLES_PER_FRAME))
         utterances.append(data.utterances[index])
     digits = np.stack([global_digits(utterance.voice, utterance.f0_hz) for utterance in utterances])
