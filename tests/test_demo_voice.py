@@ -1,7 +1,12 @@
 """The demo voice's training at a tiny size, on tones that stand for speech: every part, and the checkpoint of them."""
 
+import contextlib
 import dataclasses
+import fcntl
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +33,12 @@ from build_engines.demo_voice.training import OtherSettings, fuse
 from build_engines.demo_voice.vocoder import alike_utterances
 from build_engines.networks.wave_generator import Snake
 from build_engines.qwen2_reference import Qwen2Reference
+from tests.waiting import wait_until
 from tritone.spark_tts.prompts import Prompts, Style
 
 NUM_UTTERANCES = 12
 PHONEMES = ("a", "n", "s", "o")
+ENDED_TIMEOUT_S = 60.0
 TRAINED_PARTS = ("wave", "prenet", "speaker", "semantic", "vocoder", "language_model", "adaptation")
 
 SETTINGS = Settings(
@@ -591,3 +598,28 @@ def test_a_part_that_fails_is_named_and_stops_the_rest(monkeypatch: pytest.Monke
     with pytest.raises(command_line.PartFailed, match=r"data failed.*training\.log"):
         command_line._run_all(Workshop(tmp_path, SETTINGS))
     assert started == ["data"]
+
+
+def test_a_call_that_is_ended_leaves_no_part_at_work(espeak: Espeak, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build_engines.demo_voice", "--work-dir", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as call:
+        try:
+            wait_until(lambda: is_at_work(tmp_path / "data.lock"))
+            call.send_signal(signal.SIGTERM)
+            assert call.wait(ENDED_TIMEOUT_S) == 128 + signal.SIGTERM
+            wait_until(lambda: not is_at_work(tmp_path / "data.lock"))
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # nobody is left of the session
+                os.killpg(call.pid, signal.SIGKILL)
+
+
+def is_at_work(lock_path: Path) -> bool:
+    """Whether a process holds a part's lock."""
+    if not lock_path.exists():
+        return False
+    with lock_path.open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,18 +14,12 @@ import pytest
 
 from build_engines.profiles import PRECISIONS, PROFILES
 from tests import container
+from tests.waiting import wait_until
 from tritone import deploy, serve
 from tritone.deploy import DeployError, Settings, is_healthy, made_from, repository_dir, wait_for_engines
 
 STARTED_TIMEOUT_S = 60
 ENDED_TIMEOUT_S = 30
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = STARTED_TIMEOUT_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 class Deploy:

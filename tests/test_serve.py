@@ -15,6 +15,7 @@ import psutil
 import pytest
 import tritonclient.grpc
 
+from tests.waiting import wait_until
 from tritone import serve
 from tritone.serve import SHARED_MEMORY_DIR, ServerError, TritonServer
 
@@ -45,7 +46,6 @@ class TritonPythonModel:
         time.sleep(float(seconds.as_numpy()[0]))
         return pb_utils.InferenceResponse([seconds])
 """
-STARTED_TIMEOUT_S = 60
 ENDED_TIMEOUT_S = 30
 
 
@@ -89,7 +89,7 @@ class Launcher:
         self.log_path = log_path
         with log_path.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        wait_until(lambda: b"ready: gRPC" in log_path.read_bytes(), STARTED_TIMEOUT_S)
+        wait_until(lambda: b"ready: gRPC" in log_path.read_bytes())
         self.descendants = psutil.Process(self.process.pid).children(recursive=True)
 
 
@@ -99,13 +99,6 @@ def launcher(repository: Path, free_ports: FreePorts, tmp_path: Path) -> Iterato
     yield started
     started.process.kill()
     started.process.wait()
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_models_answer_as_soon_as_start_returns(server: TritonServer) -> None:

@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def _make(work_dir: Path, output_dir: Path, part: str | None) -> None:
             PARTS[part].run(workshop)
         logging.info("%s: done", part)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as an interrupt does: the parts end too
     _run_all(workshop)
     print(workshop.assemble(output_dir))
 
