@@ -105,6 +105,11 @@ def test_what_the_server_loses_has_the_right_sign_for_errors_and_for_hits() -> N
         assert figure.low < figure.value < figure.high
 
 
+def test_no_loss_has_no_sign() -> None:
+    hits = Figure("hits", 0.99, 0.97, 1.0, at_least=0.95)
+    assert "  0.0%" in str(_compared([hits], [hits])[0])
+
+
 def test_a_loss_is_missed_where_chance_does_not_explain_it() -> None:
     def loss(num_better: int, num_worse: int, count: int) -> Figure:
         better, worse = (share("hits", [True] * num + [False] * (count - num), 0.5) for num in (num_better, num_worse))

@@ -173,7 +173,7 @@ def evaluate_checkpoint(directory: Path, num_utterances: int, *, through_server:
                 served = _speaker_figures("server", speaker, material, judges, limits)
             note(served + _compared(served, pytorch))
     missed = [figure.name for figure in figures if figure.is_missed]
-    summary = ", ".join(f"{figure.name} {100 * figure.value:.1f}%" for figure in figures)
+    summary = ", ".join(f"{figure.name} {100 * figure.value:z.1f}%" for figure in figures)
     print(f"demo voice, {num_utterances} utterances a row: {summary}; missed: {', '.join(missed) or 'none'}")
     return not missed
 

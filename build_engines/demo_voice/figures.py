@@ -41,7 +41,7 @@ class Figure:
             limit = f"at most {100 * self.at_most:.1f}%"
         verdict = "MISSED" if self.is_missed else "ok" if limit else ""
         interval = f"({100 * self.low:.1f} .. {100 * self.high:.1f})"
-        return f"{self.name:52}{100 * self.value:7.1f}% {interval:18}{limit:20}{verdict}".rstrip()
+        return f"{self.name:52}{100 * self.value:z7.1f}% {interval:18}{limit:20}{verdict}".rstrip()
 
 
 def share(name: str, hits: Sequence[bool], at_least: float | None = None) -> Figure:
