@@ -105,7 +105,7 @@ def test_what_the_server_loses_has_the_right_sign_for_errors_and_for_hits() -> N
         assert figure.low < figure.value < figure.high
 
 
-def test_no_loss_has_no_sign() -> None:
+def test_equal_figures_differ_by_zero_without_a_sign() -> None:
     hits = Figure("hits", 0.99, 0.97, 1.0, at_least=0.95)
     assert "  0.0%" in str(_compared([hits], [hits])[0])
 

@@ -1,8 +1,8 @@
 """The recipe: sizes and budgets, and why each is what it is.
 
 Seconds a step, each on one of two busy Zen 4 cores: language model 0.9, vocoder 0.75, speaker 0.5, wave 0.4, semantic
-and prenet 0.2. Two parts run side by side. The language model's two are the longest chain: three and a half hours, with
-the data before them.
+and prenet 0.2. Two parts run side by side. The language model's two are the longest chain: three hours and forty
+minutes, with the data before them.
 """
 
 from dataclasses import dataclass, field
