@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,24 @@ def test_clones_whose_reference_tells_no_pace_have_a_moderate_one(trained: Works
     generator = np.random.default_rng(0)
     drawn = [examples._clone(index, with_transcript=False, generator=generator) for index in range(len(paces))]
     assert [pace for pace, example in zip(paces, drawn, strict=True) if example] == [4.0]
+
+
+def test_every_label_of_speed_is_often_learnt_and_only_from_what_is_clearly_of_it(trained: Workshop) -> None:
+    utterance, samples = tone(0)
+    paces = [2.0] * 12 + [3.0, 4.0, 5.0, 6.4, 2.5, 5.6]  # the last two are near the borders of theirs
+    utterances = [dataclasses.replace(utterance, syllables_per_s=pace) for pace in paces]
+    own_data = data.Dataset(utterances, [samples] * len(paces))
+    examples = Examples(own_data, {}, trained.prompts, max_tokens=400, voices_share=1.0)
+    t = trained.prompts.tokens
+    generator = np.random.default_rng(0)
+    learnt = []
+    for example in (examples.draw(generator) for _ in range(400)):
+        (speed_at,) = np.flatnonzero(np.isin(example.ids, t.speed_values))
+        if example.weights[speed_at]:  # no value is given
+            (label,) = np.intersect1d(example.ids, t.speed_labels) - t.speed_labels.start
+            learnt.append((label, int(example.ids[speed_at]) - t.speed_values.start))
+    assert set(learnt) == {(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)}
+    assert min(Counter(learnt).values()) > 0.1 * len(learnt)  # of an utterance among 18, which most labels have
 
 
 def test_transcripts_often_have_words_of_the_text(trained: Workshop) -> None:

@@ -51,7 +51,8 @@ _PITCH_WEIGHT = 8.0
 _PITCH_DEVIATION_MEL = 3.0
 # A label is learnt from what keeps away from its borders, where the ear or a measure may hear the next one.
 _LABEL_MARGIN_MEL = 5.0
-_LABEL_MARGINS_SPEED = (0.25, 0.25, 0.45, 0.25, 0.25)  # by label: the moderate one is twice as wide
+# By label: the moderate one is twice as wide, and what it makes of the outer ones tends to the middle.
+_LABEL_MARGINS_SPEED = (0.5, 0.25, 0.45, 0.25, 0.7)
 
 # Of a made-up voice's tokens: a given pitch changes one or two of 32, too little beside the speech to be learnt soon.
 _VOICE_WEIGHT = 8.0
@@ -80,7 +81,7 @@ _MIDDLE_SYLLABLES, _SYLLABLES_DEVIATION = 1.5, 0.17  # per word that the rate co
 _MIDDLE_WORD_S, _WORD_DEVIATION = 0.3, 0.5  # at the middle rate; of the logarithm
 _MIDDLE_WORD_SYLLABLES, _WORD_SYLLABLES_DEVIATION = 1.3, 0.5
 
-_ADAM_LEARNING_RATE_SHARE = 0.15  # of Muon's, for embeddings, norms and biases
+_ADAM_LEARNING_RATE_SHARE = 2.0  # of Muon's, for embeddings, norms and biases
 
 
 class CompactVocabulary:
@@ -158,6 +159,9 @@ class Examples:
         for index in np.argsort([utterance.f0_hz for utterance in data.utterances], kind="stable"):
             self._alike[data.utterances[index].voice].append(int(index))
         self._f0s_hz = [np.array([data.utterances[index].f0_hz for index in indices]) for indices in self._alike]
+        clear = [index for index, utterance in enumerate(data.utterances) if not _is_near_speed_label(utterance)]
+        speed_labels = np.array([data.utterances[index].speed_label for index in clear])
+        self._of_speed = [np.array(clear)[speed_labels == label] for label in np.unique(speed_labels)]
 
     def draw(self, generator: np.random.Generator) -> Example:
         """One of at most `max_tokens` tokens."""
@@ -166,6 +170,9 @@ class Examples:
         while True:
             index = int(generator.integers(len(self._data)))
             if share < _CONTROLLED_SHARE:
+                # few utterances teach a narrow label: each is as often wanted
+                of_speed = self._of_speed[generator.integers(len(self._of_speed))]
+                index = int(generator.choice(of_speed))
                 example = self._controlled(index, generator, gives_pitch=False, gives_speed=False)
             elif share < _CONTROLLED_SHARE + _FINE_SHARE:
                 gives_pitch, gives_speed = ((True, True), (True, False), (False, True))[generator.integers(3)]
@@ -230,8 +237,7 @@ class Examples:
         utterance, t = self._data.utterances[index], self._prompts.tokens
         pitch_cutoffs = measures.PITCH_CUTOFFS_MEL[utterance.gender]
         gives_pitch |= _distance(pitch_cutoffs, utterance.pitch_mel) < _LABEL_MARGIN_MEL
-        margin_speed = _LABEL_MARGINS_SPEED[utterance.speed_label]
-        is_near = _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < margin_speed
+        is_near = _is_near_speed_label(utterance)
         gives_speed |= is_near
         is_moderate = utterance.speed_label == _MODERATE and not is_near
         if gives_speed and not is_moderate and int(utterance.syllables_per_s) in _MODERATE_SPEED_VALUES:
@@ -498,6 +504,12 @@ def _true_global_tokens(utterance: Utterance) -> np.ndarray:
 def _words_per_minute(utterance: Utterance) -> float:
     """As it is heard, after it was played faster."""
     return utterance.words_per_minute * utterance.shift
+
+
+def _is_near_speed_label(utterance: Utterance) -> bool:
+    """Whether its speed is too near a border of its label to teach the label."""
+    margin = _LABEL_MARGINS_SPEED[utterance.speed_label]
+    return _distance(measures.SPEED_CUTOFFS, utterance.syllables_per_s) < margin
 
 
 def _distance(cutoffs: Sequence[float], value: float) -> float:

@@ -18,6 +18,7 @@ class Budget:
         num_steps, batch_size: of `batch_size` clips each.
         num_frames: of a clip, 20 ms each; for the language model tokens of a row.
         learning_rate: the highest.
+        final_learning_rate_share: of the highest, at the end.
         save_every: steps between two saved states: what a kill can cost, a minute or two.
     """
 
@@ -25,6 +26,7 @@ class Budget:
     batch_size: int
     num_frames: int
     learning_rate: float
+    final_learning_rate_share: float = 0.03
     save_every: int = 100
 
 
@@ -78,10 +80,10 @@ class Settings:
     # Clones with a transcript depend on what it hears.
     semantic: Budget = field(default_factory=lambda: Budget(4_500, 4, 100, 1.5e-3))
     # Clones with a transcript are more than half: nine million tokens, and a sixth, were too few.
-    language_model: Budget = field(default_factory=lambda: Budget(4_000, 5, 640, 2e-2))
-    # The same on references as the trained encoders hear them: apart, so that it need not wait for them. Of semantic
-    # tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
-    adaptation: Budget = field(default_factory=lambda: Budget(10_000, 5, 640, 1e-2))
+    language_model: Budget = field(default_factory=lambda: Budget(4_000, 5, 640, 1e-2, final_learning_rate_share=0.5))
+    # Goes on at that rate, on references as the trained encoders hear them: apart, so that it need not wait for them.
+    # Of semantic tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
+    adaptation: Budget = field(default_factory=lambda: Budget(10_000, 5, 640, 5e-3))
     # Of its sequences end before the speech: in a third of the tokens they teach what a pitch asks of a made-up voice.
     adaptation_voices_share: float = 0.2
 

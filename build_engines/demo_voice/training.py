@@ -16,14 +16,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from build_engines.demo_voice.settings import Settings
+from build_engines.demo_voice.settings import Budget, Settings
 
 logger = logging.getLogger(__name__)
 
 Losses = dict[str, torch.Tensor]
 
 _WARM_UP_SHARE = 0.02
-_FINAL_LEARNING_RATE_SHARE = 0.03
 _MAX_GRADIENT_NORM = 1.0
 _LOG_EVERY_STEPS = 50
 
@@ -119,7 +118,7 @@ def train(training: Training, path: Path, settings: Settings, max_steps: int | N
             key = [settings.seed, zlib.crc32(name.encode()), step]
             generator = np.random.default_rng(key)
             torch.manual_seed(int(generator.integers(2**63)))
-            factor = _learning_rate_factor(step, budget.num_steps)
+            factor = _learning_rate_factor(step, budget)
             for optimizer, rates in zip(training.optimizers, highest, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
@@ -150,13 +149,14 @@ def start_from(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     module.load_state_dict({name: state[name] for name in own})
 
 
-def _learning_rate_factor(step: int, num_steps: int) -> float:
+def _learning_rate_factor(step: int, budget: Budget) -> float:
     """A short linear warm-up, then half a cosine."""
-    warm_up = max(1, round(_WARM_UP_SHARE * num_steps))
+    warm_up = max(1, round(_WARM_UP_SHARE * budget.num_steps))
     if step < warm_up:
         return (step + 1) / warm_up
-    progress = (step - warm_up) / max(1, num_steps - warm_up)
-    return _FINAL_LEARNING_RATE_SHARE + (1 - _FINAL_LEARNING_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+    progress = (step - warm_up) / max(1, budget.num_steps - warm_up)
+    final = budget.final_learning_rate_share
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _save(training: Training, path: Path, settings: Settings, step: int, history: list[float]) -> None:
