@@ -40,7 +40,7 @@ class Figure:
         elif self.at_most is not None:
             limit = f"at most {100 * self.at_most:.1f}%"
         verdict = "MISSED" if self.is_missed else "ok" if limit else ""
-        interval = f"({100 * self.low:.1f} .. {100 * self.high:.1f})"
+        interval = f"({100 * self.low:z.1f} .. {100 * self.high:z.1f})"
         return f"{self.name:52}{100 * self.value:z7.1f}% {interval:18}{limit:20}{verdict}".rstrip()
 
 
