@@ -30,7 +30,7 @@ from build_engines.demo_voice.listening import load_heard
 from build_engines.demo_voice.parts import PARTS, Workshop
 from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.spectra import NUM_PULSES, Features, WaveLoss
-from build_engines.demo_voice.training import OtherSettings, fuse
+from build_engines.demo_voice.training import OtherSettings, _learning_rate_factor, fuse
 from build_engines.demo_voice.vocoder import alike_utterances
 from build_engines.networks.wave_generator import Snake
 from build_engines.qwen2_reference import Qwen2Reference
@@ -478,6 +478,13 @@ def test_voices_alone_end_before_the_speech(trained: Workshop) -> None:
         lengths = {len(example.ids), *map(len, (example.weights, example.stress, example.pace, example.phonemes))}
         assert lengths == {example.characters.shape[1]}
         assert np.isin(example.ids, t.global_tokens).sum() == 32
+
+
+def test_learning_rates_rise_at_once_and_fall_to_their_final_share() -> None:
+    budget = Budget(100, 1, 1, 1e-2, final_learning_rate_share=0.5)
+    factors = np.array([_learning_rate_factor(step, budget) for step in range(101)])
+    np.testing.assert_allclose(factors[[0, 1, 2, 51, 100]], [0.5, 1, 1, 0.75, 0.5])
+    assert (np.diff(factors[2:]) <= 0).all()
 
 
 def test_the_unused_tokens_weigh_as_much_in_training_as_in_the_checkpoint(trained: Workshop) -> None:
