@@ -22,7 +22,7 @@ from build_engines.demo_voice.listening import Heard
 from build_engines.demo_voice.qwen2 import OBSERVED_HEADS, Qwen2
 from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.texts import plain_words
-from build_engines.demo_voice.training import Losses, Training, in_bfloat16
+from build_engines.demo_voice.training import Losses, Training, in_bfloat16, muon_and_adam
 from build_engines.layout import Config
 from tritone.spark_tts.prompts import Prompts, Style
 from tritone.spark_tts.tokens import SpeechTokens
@@ -457,11 +457,7 @@ def training(
         }
 
     matrices = [parameter for parameter in model.layers.parameters() if parameter.ndim == 2]
-    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
-    optimizers = [
-        torch.optim.Muon(matrices, budget.learning_rate, weight_decay=0.0),
-        torch.optim.Adam(others, _ADAM_LEARNING_RATE_SHARE * budget.learning_rate, betas=(0.9, 0.98)),
-    ]
+    optimizers = muon_and_adam(model, matrices, budget.learning_rate, _ADAM_LEARNING_RATE_SHARE, beta2=0.98)
     return Training(model, optimizers, losses)
 
 

@@ -9,10 +9,12 @@ from build_engines.demo_voice.codebook import codebook
 from build_engines.demo_voice.data import Dataset
 from build_engines.demo_voice.settings import Settings
 from build_engines.demo_voice.spectra import NUM_PULSES, Features
-from build_engines.demo_voice.training import Losses, Training, in_bfloat16
+from build_engines.demo_voice.training import Losses, Training, in_bfloat16, muon_and_adam
 from build_engines.networks.vocoder import Vocoder
 
 _PULSE_WEIGHT = 2.0
+# Of Muon's. The loss after 900 steps was 0.54 with both, 0.75 with Adam alone, 1.03 at six times the share.
+_ADAM_LEARNING_RATE_SHARE = 0.1
 
 
 def training(data: Dataset, settings: Settings, device: torch.device) -> Training:
@@ -30,9 +32,10 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
         wanted = features(clips.samples, clips.told_f0s_hz, clips.ages)
         return feature_distances(found, wanted)
 
-    parameters = [parameter for parameter in vocoder.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    return Training(vocoder, [optimizer], losses)
+    inner = (parameter for name, parameter in vocoder.prenet.named_parameters() if ".pwconv" in name)
+    matrices = [parameter for parameter in inner if parameter.ndim == 2]
+    optimizers = muon_and_adam(vocoder, matrices, budget.learning_rate, _ADAM_LEARNING_RATE_SHARE, beta2=0.99)
+    return Training(vocoder, optimizers, losses)
 
 
 def feature_distances(found: torch.Tensor, wanted: torch.Tensor) -> Losses:

@@ -1,8 +1,8 @@
 """The recipe: sizes and budgets, and why each is what it is.
 
 Seconds a step, each on one of two busy Zen 4 cores: language model 0.9, vocoder 0.75, speaker 0.5, wave 0.4, semantic
-and prenet 0.2. Two parts run side by side. The language model's two are the longest chain: three hours and forty
-minutes, with the data before them.
+and prenet 0.2. Two parts run side by side: three hours and a half, with the data before them. The language model's two
+take three of them on one core, all others as long on the other.
 """
 
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class Settings:
     num_heard: int = 3_000
     # What tells voices apart comes last.
     wave: Budget = field(default_factory=lambda: Budget(6_000, 8, 32, 8e-4))
-    prenet: Budget = field(default_factory=lambda: Budget(6_000, 16, 64, 2e-3))
+    prenet: Budget = field(default_factory=lambda: Budget(7_000, 16, 64, 2e-2))
     # Both halves together: the wave generator learns to make up for what the prenet blurs. Its batches are of one voice
     # each: at twice the rate every one pulled it so far towards its own voice that it forgot the others.
     vocoder: Budget = field(default_factory=lambda: Budget(7_000, 8, 32, 1.5e-4))
@@ -83,7 +83,7 @@ class Settings:
     language_model: Budget = field(default_factory=lambda: Budget(4_000, 5, 640, 1e-2, final_learning_rate_share=0.5))
     # Goes on at that rate, on references as the trained encoders hear them: apart, so that it need not wait for them.
     # Of semantic tokens they get every other age wrong, so clones with a transcript are mostly learnt here.
-    adaptation: Budget = field(default_factory=lambda: Budget(10_000, 5, 640, 5e-3))
+    adaptation: Budget = field(default_factory=lambda: Budget(8_000, 5, 640, 5e-3))
     # Of its sequences end before the speech: in a third of the tokens they teach what a pitch asks of a made-up voice.
     adaptation_voices_share: float = 0.2
 

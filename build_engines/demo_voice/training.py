@@ -46,6 +46,18 @@ class Training:
     losses: Callable[[np.random.Generator], Losses]
 
 
+def muon_and_adam(
+    module: nn.Module, matrices: Sequence[nn.Parameter], learning_rate: float, adam_share: float, beta2: float
+) -> list[torch.optim.Optimizer]:
+    """Muon of a module's inner `matrices`, and of all else that is trained Adam, at a share of Muon's learning rate."""
+    trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
+    others = [parameter for parameter in trained if all(parameter is not matrix for matrix in matrices)]
+    return [
+        torch.optim.Muon(matrices, learning_rate, weight_decay=0.0),
+        torch.optim.Adam(others, adam_share * learning_rate, betas=(0.9, beta2)),
+    ]
+
+
 def device() -> torch.device:
     """A GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
