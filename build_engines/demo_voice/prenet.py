@@ -32,8 +32,8 @@ def training(data: Dataset, settings: Settings, device: torch.device) -> Trainin
         wanted = features(clips.samples, clips.told_f0s_hz, clips.ages)
         return feature_distances(found, wanted)
 
-    inner = (parameter for name, parameter in vocoder.prenet.named_parameters() if ".pwconv" in name)
-    matrices = [parameter for parameter in inner if parameter.ndim == 2]
+    of_convnext = ("pwconv1.weight", "pwconv2.weight")
+    matrices = [parameter for name, parameter in vocoder.prenet.named_parameters() if name.endswith(of_convnext)]
     optimizers = muon_and_adam(vocoder, matrices, budget.learning_rate, _ADAM_LEARNING_RATE_SHARE, beta2=0.99)
     return Training(vocoder, optimizers, losses)
 

@@ -2,7 +2,7 @@
 
 Seconds a step, each on one of two busy Zen 4 cores: language model 0.9, vocoder 0.75, speaker 0.5, wave 0.4, semantic
 and prenet 0.2. Two parts run side by side: three hours and a half, with the data before them. The language model's two
-take three of them on one core, all others as long on the other.
+take three of them on one core, all others a little longer on the other.
 """
 
 from dataclasses import dataclass, field
