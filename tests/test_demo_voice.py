@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+from torch import nn
 
 from build_engines import synthetic
 from build_engines.checkpoint import Checkpoint
@@ -30,7 +31,7 @@ from build_engines.demo_voice.listening import load_heard
 from build_engines.demo_voice.parts import PARTS, Workshop
 from build_engines.demo_voice.settings import Budget, Settings
 from build_engines.demo_voice.spectra import NUM_PULSES, Features, WaveLoss
-from build_engines.demo_voice.training import OtherSettings, _learning_rate_factor, fuse
+from build_engines.demo_voice.training import OtherSettings, _learning_rate_factor, fuse, muon_and_adam
 from build_engines.demo_voice.vocoder import alike_utterances
 from build_engines.networks.wave_generator import Snake
 from build_engines.qwen2_reference import Qwen2Reference
@@ -478,6 +479,21 @@ def test_voices_alone_end_before_the_speech(trained: Workshop) -> None:
         lengths = {len(example.ids), *map(len, (example.weights, example.stress, example.pace, example.phonemes))}
         assert lengths == {example.characters.shape[1]}
         assert np.isin(example.ids, t.global_tokens).sum() == 32
+
+
+def test_a_kernel_learns_as_the_matrix_that_it_is() -> None:
+    given = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    kernel, matrix = nn.Conv1d(4, 2, 3), nn.Linear(12, 2)
+    matrix.load_state_dict({"weight": kernel.weight.detach().flatten(1), "bias": kernel.bias.detach()})
+    for module, values in ((kernel, given), (matrix, given.flatten(1))):
+        optimizers = muon_and_adam(module, [module.weight], 0.1, 0.1, beta2=0.99)
+        for _ in range(3):
+            module(values).square().sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    torch.testing.assert_close(kernel.weight.flatten(1), matrix.weight)
+    torch.testing.assert_close(kernel.bias, matrix.bias)
 
 
 def test_learning_rates_rise_at_once_and_fall_to_their_final_share() -> None:

@@ -49,11 +49,16 @@ class Training:
 def muon_and_adam(
     module: nn.Module, matrices: Sequence[nn.Parameter], learning_rate: float, adam_share: float, beta2: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon of a module's inner `matrices`, and of all else that is trained Adam, at a share of Muon's learning rate."""
+    """Muon of a module's inner `matrices`, and of all else that is trained Adam, at a share of Muon's learning rate.
+
+    Args:
+        matrices: kernels of convolutions too; all their axes but the first are taken as one.
+    """
     trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
     others = [parameter for parameter in trained if all(parameter is not matrix for matrix in matrices)]
+    flat = [matrix if matrix.ndim == 2 else _flattened(matrix) for matrix in matrices]
     return [
-        torch.optim.Muon(matrices, learning_rate, weight_decay=0.0),
+        torch.optim.Muon(flat, learning_rate, weight_decay=0.0),
         torch.optim.Adam(others, adam_share * learning_rate, betas=(0.9, beta2)),
     ]
 
@@ -159,6 +164,18 @@ def start_from(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """
     own = module.state_dict()
     module.load_state_dict({name: state[name] for name in own})
+
+
+def _flattened(kernel: nn.Parameter) -> nn.Parameter:
+    """The same memory as a matrix, which the kernel's gradient moves to: torch's Muon takes nothing else."""
+    matrix = nn.Parameter(kernel.detach().flatten(1))
+
+    def move_gradient(_kernel: torch.Tensor) -> None:
+        assert kernel.grad is not None
+        matrix.grad, kernel.grad = kernel.grad.flatten(1), None
+
+    kernel.register_post_accumulate_grad_hook(move_gradient)
+    return matrix
 
 
 def _learning_rate_factor(step: int, budget: Budget) -> float:
