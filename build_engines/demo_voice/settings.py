@@ -68,7 +68,7 @@ class Settings:
     max_duration_s: float = 9.0
     # Utterances that the trained encoders listen to, for the language model to hear references as it will in use.
     num_heard: int = 3_000
-    # What tells voices apart comes last. At a rate of 4e-2 it fell apart after 100 steps; 2e-2 was no better.
+    # What tells voices apart comes last. At a rate of 4e-2 it fell apart; 2e-2 was hardly better.
     wave: Budget = field(default_factory=lambda: Budget(6_000, 8, 32, 1e-2))
     prenet: Budget = field(default_factory=lambda: Budget(7_000, 16, 64, 2e-2))
     # Both halves together: the wave generator learns to make up for what the prenet blurs. Its batches are of one voice

@@ -167,10 +167,13 @@ def start_from(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def _flattened(kernel: nn.Parameter) -> nn.Parameter:
-    """The same memory as a matrix, which the kernel's gradient moves to: torch's Muon takes nothing else."""
+    """The same memory as a matrix, which the kernel's gradient moves to: torch's Muon takes nothing else.
+
+    So `train` does not clip it with the module's others.
+    """
     matrix = nn.Parameter(kernel.detach().flatten(1))
 
-    def move_gradient(_kernel: torch.Tensor) -> None:
+    def move_gradient(kernel: torch.Tensor) -> None:
         assert kernel.grad is not None
         matrix.grad, kernel.grad = kernel.grad.flatten(1), None
 
