@@ -373,23 +373,29 @@ def test_long_pauses_are_stretched_as_one_sound() -> None:
     np.testing.assert_array_equal(frames, np.repeat(np.arange(len(speech)), 2))
 
 
+@pytest.mark.parametrize("is_rough", [False, True])
 @pytest.mark.parametrize("f0_hz", [80.0, 107.5, 210.0, 310.0])
-def test_a_voice_s_pulses_are_counted_as_they_are_heard(f0_hz: float) -> None:
-    num_frames = 12
+def test_a_voice_s_pulses_are_counted_as_they_are_heard(f0_hz: float, is_rough: bool) -> None:
+    num_frames = 20
     angles = 2 * np.pi * f0_hz * np.arange(num_frames * SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ
-    samples = torch.from_numpy(np.cos(angles) + 2 * np.cos(5 * angles)).float()[None]
+    # every other pulse is softer when there is half of the fundamental too
+    samples = np.cos(angles) + 2 * np.cos(5 * angles) + 0.05 * is_rough * np.cos(angles / 2)
     features, f0s_hz = Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"]), torch.tensor([f0_hz])
-    inner = slice(2, -2)  # where the windows reach nowhere beyond the samples
-    heard = features(samples, f0s_hz)[0, inner]
-    counted = features(samples, f0s_hz, torch.arange(num_frames)[None])[0, inner]
-    torch.testing.assert_close(counted, heard, atol=0.02, rtol=0)
-    # a frame's moments lie around its first sample
-    num_moments = NUM_PULSES // 2
-    places = np.arange(inner.start, num_frames + inner.stop)[:, None]
-    places = places + (np.arange(num_moments) + 0.5) / num_moments - 0.5
-    phases = 2 * np.pi * f0_hz * places * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
-    expected = np.concatenate([np.sin(phases), np.cos(phases)], axis=1)
-    np.testing.assert_allclose(heard[:, -NUM_PULSES:].numpy(), expected, atol=0.02)
+    inner = slice(5, -5)  # where the windows reach nowhere beyond the samples
+    waveform = torch.from_numpy(samples).float()[None]
+    heard = features(waveform, f0s_hz)[0, inner]
+    counted = features(waveform, f0s_hz, torch.arange(num_frames)[None])[0, inner]
+    torch.testing.assert_close(counted, heard, atol=0.03, rtol=0)
+
+    def told(frequency_hz: float, num_moments: int) -> list[np.ndarray]:
+        """At a frame's moments, which lie around its first sample."""
+        places = np.arange(inner.start, num_frames + inner.stop)[:, None]
+        places = places + (np.arange(num_moments) + 0.5) / num_moments - 0.5
+        phases = 2 * np.pi * frequency_hz * places * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+        return [np.sin(phases), np.cos(phases)]
+
+    expected = np.concatenate(told(f0_hz, 8) + [is_rough * wave for wave in told(f0_hz / 2, 4)], axis=1)
+    np.testing.assert_allclose(heard[:, -NUM_PULSES:].numpy(), expected, atol=0.03)
 
 
 def test_what_the_tokens_tell_of_an_f0_is_less_than_a_step_off_and_has_the_same_tokens() -> None:
@@ -462,6 +468,16 @@ def test_the_vocoder_s_batches_are_of_one_voice_at_one_pitch(trained: Workshop) 
     for some in alike:
         clips = draw_clips(data, 4, 8, np.random.default_rng(0), torch.device("cpu"), some)
         assert set(clips.f0s_hz.tolist()) <= {np.float32(data.utterances[index].f0_hz) for index in some}
+
+
+@pytest.mark.parametrize("frequency_hz", [300.0, 3_100.0, 5_500.0, 7_800.0])
+def test_a_vocoder_is_told_of_every_frequency(frequency_hz: float) -> None:
+    features = Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
+    angles = 2 * np.pi * frequency_hz * np.arange(20 * SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ
+    tone = torch.from_numpy(0.1 * np.cos(angles)).float()[None]
+    f0s_hz = torch.tensor([100.0])
+    difference = features(tone, f0s_hz) - features(torch.zeros_like(tone), f0s_hz)
+    assert difference[0, 5:-5, :-NUM_PULSES].amax(dim=1).min() > 1
 
 
 def test_noise_has_hardly_pulses() -> None:

@@ -1,6 +1,7 @@
 """What sounds are compared by: log-mel features, where pulses lie, and spectra at several resolutions."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -21,11 +22,32 @@ _BANDS_WINDOW, _NUM_BANDS = 512, 40  # the window is one of the resolutions
 _NUM_CEPSTRA = 16  # what is finer tells how rough a sound is, not whose it is
 _BAND_DEVIATION = 5.0  # of the logarithm of a power, for about deviation 1 of that of its root
 _AUDIBLE = 0.02  # of the loudest frame's power: a voice's colour is heard in such frames
-_MAX_PULSE_WINDOW = 1024  # samples: four periods of 63 Hz
+_MAX_PULSE_WINDOW = 2048  # samples: four periods of 31 Hz
 _PULSE_PERIODS = 4
-_VOICED_AMPLITUDE = 0.1  # of a voiced frame's, what its fundamental has at least
-_NUM_MOMENTS = 8  # of a frame, 400 in a second: twice is enough to tell every F0 there is from every other
-NUM_PULSES = 2 * _NUM_MOMENTS
+_SOFT = 0.1  # a frame's amplitude: in much softer ones nothing is heard
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """A sine among a voice's pulses.
+
+    Attributes:
+        share: its frequency, of F0.
+        amplitude: what it has at least where it is clearly heard, of the frame's.
+        num_moments: of a frame, at which its phase is told: more in a second than it has periods, so that it differs
+            from every other frequency.
+    """
+
+    share: float
+    amplitude: float
+    num_moments: int
+
+
+# Of a rough voice every other pulse is softer, by which it has half of F0 too. Which ones, F0's phase does not tell:
+# without half of it espeak's two rough voices were too clean, by 10 dB between the harmonics, and one was at times
+# heard as a man's.
+_PARTIALS = (_Partial(1.0, 0.1, 8), _Partial(0.5, 0.01, 4))
+NUM_PULSES = 2 * sum(partial.num_moments for partial in _PARTIALS)
 
 
 class LogMel(nn.Module):
@@ -43,41 +65,52 @@ class LogMel(nn.Module):
 class Features(nn.Module):
     """What lies between a vocoder's halves: samples [batch, frames * hop], F0s [batch] in Hz -> [batch, frames, mels].
 
-    Log-mel features, but for the `NUM_PULSES` highest, which make room for a voice's pulses: cosine and sine of the
-    fundamental's phase at some moments of a frame, 0 where nothing is voiced. Mels alone are the same in every frame of
-    a steady sound, and what a convolution makes of them repeats with the frames, not with the pulses.
+    Log-mel features, of the highest every other one alone: they overlap by half. So there is room for `NUM_PULSES` that
+    tell a voice's pulses: sine and cosine of the phases of the fundamental and of half of it at some moments of a
+    frame, 0 where they are not heard. Mels alone are the same in every frame of a steady sound, and what a convolution
+    makes of them repeats with the frames, not with the pulses.
     """
 
-    moments_s: torch.Tensor
+    told_mels: torch.Tensor
 
     def __init__(self, mel_params: Config) -> None:
         super().__init__()
         self.log_mel = LogMel(mel_params)
         self.sample_rate_hz, self.hop_length = mel_params["sample_rate"], mel_params["hop_length"]
-        moments = (torch.arange(_NUM_MOMENTS) - (_NUM_MOMENTS - 1) / 2) / _NUM_MOMENTS
-        self.register_buffer("moments_s", moments * self.hop_length / self.sample_rate_hz, persistent=False)
+        num_mels = mel_params["num_mels"]
+        first_left_out = num_mels - 2 * NUM_PULSES
+        told_mels = [mel for mel in range(num_mels) if mel < first_left_out or (mel - first_left_out) % 2]
+        self.register_buffer("told_mels", torch.tensor(told_mels), persistent=False)
 
     def forward(self, wav: torch.Tensor, f0s_hz: torch.Tensor, ages: torch.Tensor | None = None) -> torch.Tensor:
         """Of sounds whose frames `ages` [batch, frames] number, the pulses are counted from the beginning of each.
 
         These can be told from codes and F0, unlike the true ones, which go on from sound to sound.
         """
-        return torch.cat([self.log_mel(wav)[..., :-NUM_PULSES], self.pulses(wav, f0s_hz, ages)], dim=2)
+        return torch.cat([self.log_mel(wav)[..., self.told_mels], self.pulses(wav, f0s_hz, ages)], dim=2)
 
     def pulses(self, wav: torch.Tensor, f0s_hz: torch.Tensor, ages: torch.Tensor | None = None) -> torch.Tensor:
         """The last features alone, [batch, frames, `NUM_PULSES`]."""
-        f0s_hz = f0s_hz.unsqueeze(1)
-        strength, phase = self._fundamental(wav, f0s_hz)
-        if ages is not None:
-            phase = 2 * math.pi * f0s_hz * ages * self.hop_length / self.sample_rate_hz
-        angles = phase.unsqueeze(2) + 2 * math.pi * f0s_hz.unsqueeze(2) * self.moments_s
-        return strength.unsqueeze(2) * torch.cat([angles.sin(), angles.cos()], dim=2)
-
-    def _fundamental(self, wav: torch.Tensor, f0s_hz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its amplitude, 1 where a voice is heard, and its phase at each frame's first sample: [batch, frames]."""
         half = _MAX_PULSE_WINDOW // 2
         frames = functional.pad(wav, (half, half)).unfold(1, _MAX_PULSE_WINDOW, self.hop_length)[:, :-1]
-        periods = f0s_hz * torch.arange(-half, half, device=wav.device) / self.sample_rate_hz
+        told = []
+        for partial in _PARTIALS:
+            frequencies_hz = partial.share * f0s_hz.unsqueeze(1)
+            strength, phase = self._heard(frames, frequencies_hz, partial.amplitude)
+            if ages is not None:
+                phase = 2 * math.pi * frequencies_hz * ages * self.hop_length / self.sample_rate_hz
+            moments = torch.arange(partial.num_moments, device=wav.device) - (partial.num_moments - 1) / 2
+            moments_s = moments / partial.num_moments * self.hop_length / self.sample_rate_hz
+            angles = phase.unsqueeze(2) + 2 * math.pi * frequencies_hz.unsqueeze(2) * moments_s
+            told += [strength.unsqueeze(2) * wave for wave in (angles.sin(), angles.cos())]
+        return torch.cat(told, dim=2)
+
+    def _heard(
+        self, frames: torch.Tensor, frequencies_hz: torch.Tensor, least_amplitude: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How well a sine is heard, at most 1, and its phase at the middle of `frames` [batch, frames, window]."""
+        half = frames.shape[2] // 2
+        periods = frequencies_hz * torch.arange(-half, half, device=frames.device) / self.sample_rate_hz
         window = torch.where(
             periods.abs() < _PULSE_PERIODS / 2, 0.5 + 0.5 * torch.cos(2 * math.pi * periods / _PULSE_PERIODS), 0
         )
@@ -88,8 +121,7 @@ class Features(nn.Module):
         )
         loudness = torch.einsum("bfn,bn->bf", frames.square(), window).sqrt()
         amplitude = 2**0.5 * (cosine.square() + sine.square()).sqrt()
-        voiced = (amplitude / (_VOICED_AMPLITUDE * loudness + _MAGNITUDE_FLOOR)).clamp_max(1)
-        return voiced, torch.atan2(sine, cosine)
+        return (amplitude / (least_amplitude * (loudness + _SOFT))).clamp_max(1), torch.atan2(sine, cosine)
 
 
 class WaveLoss(nn.Module):
