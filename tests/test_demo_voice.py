@@ -385,7 +385,7 @@ def test_a_voice_s_pulses_are_counted_as_they_are_heard(f0_hz: float, is_rough: 
     waveform = torch.from_numpy(samples).float()[None]
     heard = features(waveform, f0s_hz)[0, inner]
     counted = features(waveform, f0s_hz, torch.arange(num_frames)[None])[0, inner]
-    torch.testing.assert_close(counted, heard, atol=0.03, rtol=0)
+    torch.testing.assert_close(counted, heard, atol=0.02, rtol=0)
 
     def told(frequency_hz: float, num_moments: int) -> list[np.ndarray]:
         """At a frame's moments, which lie around its first sample."""
@@ -395,7 +395,7 @@ def test_a_voice_s_pulses_are_counted_as_they_are_heard(f0_hz: float, is_rough: 
         return [np.sin(phases), np.cos(phases)]
 
     expected = np.concatenate(told(f0_hz, 8) + [is_rough * wave for wave in told(f0_hz / 2, 4)], axis=1)
-    np.testing.assert_allclose(heard[:, -NUM_PULSES:].numpy(), expected, atol=0.03)
+    np.testing.assert_allclose(heard[:, -NUM_PULSES:].numpy(), expected, atol=0.02)
 
 
 def test_what_the_tokens_tell_of_an_f0_is_less_than_a_step_off_and_has_the_same_tokens() -> None:

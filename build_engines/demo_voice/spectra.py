@@ -78,8 +78,8 @@ class Features(nn.Module):
         self.log_mel = LogMel(mel_params)
         self.sample_rate_hz, self.hop_length = mel_params["sample_rate"], mel_params["hop_length"]
         num_mels = mel_params["num_mels"]
-        first_left_out = num_mels - 2 * NUM_PULSES
-        told_mels = [mel for mel in range(num_mels) if mel < first_left_out or (mel - first_left_out) % 2]
+        left_out = range(num_mels - 2 * NUM_PULSES, num_mels, 2)
+        told_mels = [mel for mel in range(num_mels) if mel not in left_out]
         self.register_buffer("told_mels", torch.tensor(told_mels), persistent=False)
 
     def forward(self, wav: torch.Tensor, f0s_hz: torch.Tensor, ages: torch.Tensor | None = None) -> torch.Tensor:
