@@ -373,14 +373,19 @@ def test_long_pauses_are_stretched_as_one_sound() -> None:
     np.testing.assert_array_equal(frames, np.repeat(np.arange(len(speech)), 2))
 
 
+@pytest.fixture(scope="module")
+def features() -> Features:
+    return Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
+
+
 @pytest.mark.parametrize("is_rough", [False, True])
 @pytest.mark.parametrize("f0_hz", [80.0, 107.5, 210.0, 310.0])
-def test_a_voice_s_pulses_are_counted_as_they_are_heard(f0_hz: float, is_rough: bool) -> None:
+def test_a_voice_s_pulses_are_counted_as_they_are_heard(features: Features, f0_hz: float, is_rough: bool) -> None:
     num_frames = 20
     angles = 2 * np.pi * f0_hz * np.arange(num_frames * SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ
     # every other pulse is softer when there is half of the fundamental too
     samples = np.cos(angles) + 2 * np.cos(5 * angles) + 0.05 * is_rough * np.cos(angles / 2)
-    features, f0s_hz = Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"]), torch.tensor([f0_hz])
+    f0s_hz = torch.tensor([f0_hz])
     inner = slice(5, -5)  # where the windows reach nowhere beyond the samples
     waveform = torch.from_numpy(samples).float()[None]
     heard = features(waveform, f0s_hz)[0, inner]
@@ -471,8 +476,7 @@ def test_the_vocoder_s_batches_are_of_one_voice_at_one_pitch(trained: Workshop) 
 
 
 @pytest.mark.parametrize("frequency_hz", [300.0, 3_100.0, 5_500.0, 7_800.0])
-def test_a_vocoder_is_told_of_every_frequency(frequency_hz: float) -> None:
-    features = Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
+def test_a_vocoder_is_told_of_every_frequency(features: Features, frequency_hz: float) -> None:
     angles = 2 * np.pi * frequency_hz * np.arange(20 * SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ
     tone = torch.from_numpy(0.1 * np.cos(angles)).float()[None]
     f0s_hz = torch.tensor([100.0])
@@ -480,9 +484,8 @@ def test_a_vocoder_is_told_of_every_frequency(frequency_hz: float) -> None:
     assert difference[0, 5:-5, :-NUM_PULSES].amax(dim=1).min() > 1
 
 
-def test_noise_has_hardly_pulses() -> None:
+def test_noise_has_hardly_pulses(features: Features) -> None:
     noise = torch.randn(1, 40 * SAMPLES_PER_FRAME, generator=torch.Generator().manual_seed(0)).mul(0.1).diff(n=4)
-    features = Features(synthetic.bicodec_config(SETTINGS.size)["mel_params"])
     assert features(noise, torch.tensor([80.0]))[..., -NUM_PULSES:].abs().mean() < 0.1
 
 
